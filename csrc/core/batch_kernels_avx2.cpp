@@ -1,0 +1,2 @@
+#define MAXCROPS_ISA avx2
+#include "batch_kernels.inl"

@@ -1,0 +1,2 @@
+#define MAXCROPS_ISA avx512
+#include "batch_kernels.inl"

@@ -1,0 +1,2 @@
+#define MAXCROPS_ISA scalar
+#include "batch_kernels.inl"

@@ -1,0 +1,119 @@
+#include "bounds.h"
+
+#include <numeric>
+
+#include "count_arithmetic.h"
+#include "grid_policies.h"
+
+namespace maxcrops {
+namespace {
+
+Size scale_fit_witness(const Spec& spec, Grid grid) {
+    const CropRule& crop = spec.crop;
+    return {grid.rows * crop.window_size() + crop.margin_size(), grid.cols * crop.window_size() + crop.margin_size()};
+}
+
+Size closest_ratio_witness(const Spec& spec, Grid grid) {
+    const int64_t k = std::gcd(grid.rows, grid.cols);
+    const int64_t diagonal = spec.crop.crop_size * k;
+    const int64_t side = floor_sqrt(diagonal * diagonal / 2) + 1;
+    return {grid.rows / k * side, grid.cols / k * side};
+}
+
+// The most columns of each number of rows. See Note [Bounds].
+Grid worst_grid(const Spec& spec, int64_t max_crops, const CountFormula& formula) {
+    const int64_t min_crops = spec.grid.policy == GridPolicy::kClosestRatio ? spec.grid.min_crops : 1;
+    Grid worst{1, 1};
+    double most = -1;
+    for (int64_t rows = 1; rows <= max_crops; ++rows) {
+        const Grid grid{rows, max_crops / rows};
+        if (grid.count() < min_crops) continue;
+        const double count = count_one(formula, static_cast<double>(grid.rows), static_cast<double>(grid.cols));
+        if (count > most) {
+            most = count;
+            worst = grid;
+        }
+    }
+    return worst;
+}
+
+// The image of the largest count among a few that stand for all. See Note [Bounds].
+Size worst_image(const Spec& spec, const Knob& knob, const CountFormula& formula) {
+    Size worst;
+    int64_t most = -1;
+    const auto offer = [&](Size image) {
+        const Cut cut = cut_image(spec, knob, image);
+        const int64_t count = count_of(spec, formula, cut.grid, cut.canvas, image);
+        if (count > most) {
+            most = count;
+            worst = image;
+        }
+    };
+    if (spec.grid.policy == GridPolicy::kBestResolution) {
+        for (const Size& entry : spec.grid.resolutions) {
+            if (crops_of(spec.crop, entry) <= knob.max_crops) offer(entry);
+        }
+    } else if (spec.grid.policy == GridPolicy::kCeilGrid) {
+        const int64_t edge = knob.longest_edge;
+        for (int64_t side = 2; side < edge; side += 2) {
+            offer({side, edge});
+            offer({edge, side});
+        }
+        offer({1, 2 * edge});
+        offer({2 * edge, 1});
+        offer({edge, edge});
+    } else {
+        offer({spec.crop.crop_size, spec.crop.crop_size});
+    }
+    return worst;
+}
+
+Size witness_of(const Spec& spec, const Knob& knob, const CountFormula& formula) {
+    switch (spec.grid.policy) {
+        case GridPolicy::kScaleFit: return scale_fit_witness(spec, worst_grid(spec, knob.max_crops, formula));
+        case GridPolicy::kClosestRatio: return closest_ratio_witness(spec, worst_grid(spec, knob.max_crops, formula));
+        default: return worst_image(spec, knob, formula);
+    }
+}
+
+int64_t bound_of(const Spec& spec, const Knob& knob, const CountFormula& formula) {
+    if (spec.grid.policy == GridPolicy::kScaleFit || spec.grid.policy == GridPolicy::kClosestRatio) {
+        const Grid grid = worst_grid(spec, knob.max_crops, formula);
+        return static_cast<int64_t>(count_one(formula, static_cast<double>(grid.rows), static_cast<double>(grid.cols)));
+    }
+    const Size image = worst_image(spec, knob, formula);
+    const Cut cut = cut_image(spec, knob, image);
+    return count_of(spec, formula, cut.grid, cut.canvas, image);
+}
+
+}  // namespace
+
+Bound worst_case(const Spec& spec, const Knob& knob, Count what) {
+    const CountFormula formula = count_formula(spec, what);
+    return {bound_of(spec, knob, formula), make_layout(spec, knob, witness_of(spec, knob, formula))};
+}
+
+std::optional<int64_t> largest_max_crops(const Spec& spec, Count what, int64_t max_count) {
+    const CountFormula formula = count_formula(spec, what);
+    const KnobRange range = knob_range(spec);
+    const auto fits = [&](int64_t max_crops) {
+        return bound_of(spec, resolve_knob(spec, max_crops), formula) <= max_count;
+    };
+    if (!fits(range.first)) return std::nullopt;
+    int64_t good = range.first;
+    int64_t bad = range.last + 1;
+    for (int64_t step = 1; good + step < bad; step *= 2) {  // gallop, so that small answers stay cheap
+        if (!fits(good + step)) {
+            bad = good + step;
+            break;
+        }
+        good += step;
+    }
+    while (bad - good > 1) {
+        const int64_t middle = good + (bad - good) / 2;
+        (fits(middle) ? good : bad) = middle;
+    }
+    return good;
+}
+
+}  // namespace maxcrops

@@ -1,0 +1,33 @@
+// Exact maxima of the counts over all image sizes, and their inverse.
+#pragma once
+
+#include <optional>
+
+#include "layout.h"
+#include "spec.h"
+
+namespace maxcrops {
+
+struct Bound {
+    int64_t count = 0;  // the maximum
+    Layout layout;      // of an image that attains it: layout.image is the witness
+};
+
+// Note [Bounds]
+// Every grid that a policy can choose has an image size that makes it choose that grid, and unpadding only removes
+// features; so the maximum over all images is the maximum over one witness per grid. Every coefficient of a count is
+// at least 0, so for a number of rows only the most columns matter (scale_fit, closest_ratio).
+//   scale_fit:       (rows * T + margins, cols * T + margins): s = 1 is reached by that grid first.
+//   closest_ratio:   with rows : cols = k * (r : c) in lowest terms, (r * s, c * s) with s the least integer above
+//                    T * k / sqrt(2): equal differences are decided by h * w > T^2 * crops / 2, which holds for k and
+//                    not for k + 1.
+//   best_resolution: each listed size itself: it is kept whole, and every larger one wastes more.
+//   ceil_grid:       the long side always ends on the same length, and an even short side stays what it is: all even
+//                    short sides, 1 px (through a ratio beyond the longest edge) and the square.
+Bound worst_case(const Spec& spec, const Knob& knob, Count count);
+
+// The largest max_crops whose bound is at most max_count, within knob_range; none if already the first exceeds it.
+// The grids that a larger max_crops can choose include those of a smaller one, so bounds do not fall.
+std::optional<int64_t> largest_max_crops(const Spec& spec, Count count, int64_t max_count);
+
+}  // namespace maxcrops

@@ -1,0 +1,40 @@
+"""Exact crop and token budgets for crop-based vision-language models."""
+
+from __future__ import annotations
+
+from maxcrops._bounds import Bound, largest_max_crops, worst_case
+from maxcrops._core import Layout, View
+from maxcrops._counting import count_tokens, grids, scales
+from maxcrops._layout import layout
+from maxcrops.exceptions import (
+    BudgetTooSmallError,
+    ConfigError,
+    ImageReadError,
+    MaxCropsError,
+    UnknownSpecError,
+)
+from maxcrops.specs import Spec, get_spec, list_specs
+from maxcrops.specs.loading import load_spec
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Bound",
+    "BudgetTooSmallError",
+    "ConfigError",
+    "ImageReadError",
+    "Layout",
+    "MaxCropsError",
+    "Spec",
+    "UnknownSpecError",
+    "View",
+    "count_tokens",
+    "get_spec",
+    "grids",
+    "largest_max_crops",
+    "layout",
+    "list_specs",
+    "load_spec",
+    "scales",
+    "worst_case",
+]

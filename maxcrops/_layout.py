@@ -1,0 +1,50 @@
+"""The Layout of one image: a documented face of the core."""
+
+from __future__ import annotations
+
+from maxcrops import _core
+from maxcrops._core import Layout
+from maxcrops.specs import Spec
+
+
+def layout(spec: Spec, *, height: int, width: int, max_crops: int | None = None) -> Layout:
+    """What happens to one image: its grid, canvas, views and crop order, and what it costs.
+
+    Args:
+        spec: from ``get_spec`` or ``load_spec``.
+        height: of the image, pixels, 1 to 2^31 - 1.
+        width: of the image, pixels.
+        max_crops: sets the model's own knob, whatever its name, in local crops; the spec's setting where None.
+
+    Returns:
+        A Layout. Its three costs are separate counts: ``sequence_tokens`` fill the language model's sequence,
+        ``connector_outputs`` are what the adapter computes, ``vit_patches`` what the vision encoder does.
+
+    Raises:
+        ValueError: a side or a max_crops out of range; the message names it.
+        TypeError: something else than integers.
+
+    >>> from maxcrops import get_spec
+    >>> image = layout(get_spec("molmo-7b-d"), height=1080, width=1920)
+    >>> image.grid, image.num_crops, image.sequence_tokens
+    ((3, 4), 13, 1196)
+    """
+    try:
+        return _core.layout(spec._core, height, width, max_crops)
+    except TypeError:
+        raise _wrong_argument("layout", spec, height=height, width=width, max_crops=max_crops) from None
+
+
+def _wrong_argument(operation: str, spec: object, **numbers: object) -> Exception:
+    """The error for arguments that the binding could not convert, naming the first one that is wrong."""
+    if not isinstance(spec, Spec):
+        return TypeError(f"[{operation}] spec must be a Spec (get_spec or load_spec makes one), got {spec!r}")
+    for name, value in numbers.items():
+        if value is None and name == "max_crops":
+            continue
+        if isinstance(value, bool) or not hasattr(value, "__index__"):
+            return TypeError(f"[{operation}] {name} must be an integer, got {value!r}")
+        if not -(2**63) <= int(value.__index__()) < 2**63:
+            limit = _core.MAX_CROPS_LIMIT if name == "max_crops" else _core.MAX_SIDE
+            return ValueError(f"[{operation}] {name} must be in 1..{limit}, got {value}")
+    return TypeError(f"[{operation}] wrong arguments: {numbers}")

@@ -1,0 +1,35 @@
+"""The errors of maxcrops.
+
+    MaxCropsError
+    +-- UnknownSpecError (KeyError)        no model of that name, or no known model in that folder
+    +-- ConfigError (ValueError)           a model folder whose files contradict themselves or the family
+    +-- BudgetTooSmallError (ValueError)   not even the smallest max_crops fits
+    +-- ImageReadError (OSError)           a file whose header gives no size
+
+Arguments that are wrong by themselves (a size of 0, an array of floats) raise plain ValueError or TypeError.
+"""
+
+from __future__ import annotations
+
+
+class MaxCropsError(Exception):
+    """Base of every error that maxcrops defines."""
+
+
+class UnknownSpecError(MaxCropsError, KeyError):
+    """No spec of that name is known, or a folder holds no model that is."""
+
+    def __str__(self) -> str:  # KeyError would show the repr
+        return str(self.args[0]) if self.args else ""
+
+
+class ConfigError(MaxCropsError, ValueError):
+    """A model folder's files cannot be read, or say something that the family does not allow."""
+
+
+class BudgetTooSmallError(MaxCropsError, ValueError):
+    """Not even the smallest max_crops stays within the budget."""
+
+
+class ImageReadError(MaxCropsError, OSError):
+    """An image file whose header gives no size."""

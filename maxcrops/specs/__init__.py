@@ -1,0 +1,86 @@
+"""What is known of each model: one small file per family, looked up by name or recognised in a folder."""
+
+from __future__ import annotations
+
+import difflib
+from functools import cache
+from typing import Any
+
+from maxcrops.exceptions import UnknownSpecError
+from maxcrops.specs import idefics3, internvl, llava_next, molmo, molmo2, smolvlm
+from maxcrops.specs._family import Family
+from maxcrops.specs._spec import Source, Spec, Taken
+
+__all__ = ["FAMILIES", "Family", "Source", "Spec", "Taken", "get_spec", "list_specs", "nearest_keys"]
+
+FAMILIES: tuple[Family, ...] = tuple(
+    module.FAMILY for module in (molmo, molmo2, internvl, llava_next, idefics3, smolvlm)
+)
+
+
+@cache
+def _registry() -> dict[str, Spec]:
+    return {key: spec for family in FAMILIES for key, spec in family.specs().items()}
+
+
+def _normalised(name: str) -> str:
+    """Hyphens and underscores are equal, and so are cases."""
+    return name.strip().lower().replace("_", "-")
+
+
+@cache
+def _by_name() -> dict[str, str]:
+    """Every accepted name: keys, and repositories with and without their owner."""
+    names: dict[str, str] = {}
+    for key, spec in _registry().items():
+        for repository in spec.checkpoints:
+            names[_normalised(repository)] = key
+            names[_normalised(repository.split("/")[-1])] = key
+    names.update({_normalised(key): key for key in _registry()})
+    return names
+
+
+def list_specs() -> tuple[str, ...]:
+    """Keys of all known specs: each family's, then its checkpoints'.
+
+    >>> list_specs()[:2]
+    ('molmo', 'molmo-7b-d')
+    """
+    return tuple(_registry())
+
+
+def nearest_keys(name: str, count: int = 4) -> list[str]:
+    """Known keys that look like `name`, the nearest first."""
+    close = difflib.get_close_matches(_normalised(name.split("/")[-1]), _by_name(), n=count * 2, cutoff=0.4)
+    return list(dict.fromkeys(_by_name()[match] for match in close))[:count]
+
+
+def get_spec(key: str, **changes: Any) -> Spec:
+    """The spec of a family or checkpoint, with some fields changed.
+
+    Args:
+        key: a family's key, which is its transformers ``model_type`` and means the class defaults (``molmo2``), a
+            checkpoint's (``molmo2-8b``), or the name of a published repository (``allenai/Molmo2-8B``). Hyphens and
+            underscores are equal.
+        changes: as for :meth:`Spec.replace`.
+
+    Returns:
+        A frozen Spec.
+
+    Raises:
+        UnknownSpecError: no such key; the message names the nearest ones.
+        TypeError: a field that the spec does not have; the message lists the fields.
+        ValueError: a value that does not fit.
+
+    >>> get_spec("molmo-7b-d").max_crops
+    12
+    >>> get_spec("molmo2", low_res_col_tokens=False)
+    Spec('molmo2': scale_fit, crop 378 px, stitched tokens, max_crops=8)
+    """
+    known = _by_name().get(_normalised(key))
+    if known is None:
+        nearest = nearest_keys(key)
+        hint = f"the nearest known ones are {', '.join(nearest)}" if nearest else f"known are {', '.join(list_specs())}"
+        raise UnknownSpecError(f"[get_spec] no model is known as {key!r}; {hint}")
+    spec = _registry()[known]
+    return spec.replace(**changes) if changes else spec

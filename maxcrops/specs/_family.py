@@ -1,0 +1,98 @@
+"""A family: its class defaults, its published checkpoints, and where its folders keep the numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from maxcrops.specs._spec import Source, Spec
+
+Document = Literal["image_processor", "processor", "config", "training"]
+"""The parts of a model folder, as transformers reads them: preprocessor_config.json, or the part
+``image_processor`` of processor_config.json, which goes first; processor_config.json; config.json; and the
+configuration of a training run (config.yaml or model.yaml)."""
+
+
+@dataclass(frozen=True)
+class Read:
+    """One field of the spec and where a folder keeps it."""
+
+    field: str
+    document: Document
+    key: str
+    """Dotted path; in a training configuration, the last parts of one."""
+    convert: Callable[[Any], Any] = lambda value: value
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """A published checkpoint whose settings differ from the class defaults, or share a name of their own."""
+
+    repositories: tuple[str, ...]
+    where: str
+    """Address of the configuration that was read."""
+    checked: str
+    """ISO date."""
+    changes: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Family:
+    """What one family file defines."""
+
+    spec: Spec
+    """Class defaults."""
+    processor_classes: tuple[str, ...] = ()
+    """How its folders are recognised, strongest first."""
+    model_types: tuple[str, ...] = ()
+    image_processor_types: tuple[str, ...] = ()
+    training_keys: tuple[str, ...] = ()
+    """Keys that only its training configurations have."""
+    reads: tuple[Read, ...] = ()
+    training_changes: Mapping[str, Any] = field(default_factory=dict)
+    """What else a training configuration implies."""
+    derive: Callable[[dict[str, Any], dict[str, Any]], dict[str, Any]] | None = None
+    """(defaults, read values) -> read values, for folders that state a number in another form."""
+    checkpoints: Mapping[str, Checkpoint] = field(default_factory=dict)
+
+    def specs(self) -> dict[str, Spec]:
+        """Every spec of the family by key."""
+        specs = {self.spec.key: self.spec}
+        for key, checkpoint in self.checkpoints.items():
+            source = Source("published settings", checkpoint.where, checkpoint.checked)
+            specs[key] = self.spec.replace(
+                key=key,
+                checkpoints=checkpoint.repositories,
+                sources=(source, *self.spec.sources),
+                **checkpoint.changes,
+            )
+        return specs
+
+
+def square(value: Any) -> int:
+    """The side of a square size in any of the forms that configurations use.
+
+    Raises:
+        ValueError: not a square.
+    """
+    if isinstance(value, Mapping):
+        sides = {value[name] for name in ("height", "width", "shortest_edge", "longest_edge") if value.get(name)}
+    elif isinstance(value, (list, tuple)):
+        sides = set(value)
+    else:
+        sides = {value}
+    if len(sides) != 1:
+        raise ValueError(f"only square crops are known, got {value!r}")
+    return int(sides.pop())
+
+
+def pairs(value: Any) -> tuple[tuple[int, int], ...]:
+    """A list of (height, width)."""
+    return tuple((int(height), int(width)) for height, width in value)
+
+
+def pair(value: Any) -> tuple[int, int]:
+    """A pair of integers."""
+    first, second = value
+    return int(first), int(second)

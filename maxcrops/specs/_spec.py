@@ -1,0 +1,417 @@
+"""The parts of a Spec: plain frozen data, lowered once to the core.
+
+A grid rule says how the grid of local crops is found, a crop rule what a crop is, a token rule what it costs.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, ClassVar, Literal, TypeAlias
+
+from maxcrops import _core
+
+# -- grid rules: one class a policy ------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fixed:
+    """The same grid for every image; 0 x 0 leaves only the global crop."""
+
+    policy: ClassVar[str] = "fixed"
+    knob_field: ClassVar[str | None] = None
+    rows: int
+    cols: int
+
+    def _lower(self) -> _core.GridRule:
+        rule = _core.GridRule()
+        rule.policy = _core.GridPolicy[self.policy.upper()]
+        rule.set_fixed_grid(self.rows, self.cols)
+        return rule
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScaleFit:
+    """Least upscaling to a canvas of at most max_crops crops, else least downscaling, then fewest crops."""
+
+    policy: ClassVar[str] = "scale_fit"
+    knob_field: ClassVar[str | None] = "max_crops"
+    max_crops: int
+    """Most local crops."""
+    clamp_reduced_sides: bool = False
+    """Whether a side shorter than the overlap margins counts as 1 px instead of forcing one crop."""
+
+    def _lower(self) -> _core.GridRule:
+        rule = _core.GridRule()
+        rule.policy = _core.GridPolicy[self.policy.upper()]
+        rule.max_crops = self.max_crops
+        rule.clamp_reduced_sides = self.clamp_reduced_sides
+        return rule
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClosestRatio:
+    """The grid whose aspect ratio is nearest to the image's; equal ratios are decided by the image's area."""
+
+    policy: ClassVar[str] = "closest_ratio"
+    knob_field: ClassVar[str | None] = "max_crops"
+    max_crops: int
+    """Most local crops."""
+    min_crops: int = 1
+    """Fewest local crops."""
+
+    def _lower(self) -> _core.GridRule:
+        rule = _core.GridRule()
+        rule.policy = _core.GridPolicy[self.policy.upper()]
+        rule.max_crops = self.max_crops
+        rule.min_crops = self.min_crops
+        return rule
+
+
+@dataclass(frozen=True, kw_only=True)
+class BestResolution:
+    """The listed resolution that keeps most of the image, then the one that wastes least."""
+
+    policy: ClassVar[str] = "best_resolution"
+    knob_field: ClassVar[str | None] = "resolutions"
+    resolutions: tuple[tuple[int, int], ...]
+    """(height, width) in pixels. A call's max_crops leaves out the entries that make more local crops."""
+
+    def _lower(self) -> _core.GridRule:
+        rule = _core.GridRule()
+        rule.policy = _core.GridPolicy[self.policy.upper()]
+        rule.set_resolutions(list(self.resolutions))
+        return rule
+
+
+@dataclass(frozen=True, kw_only=True)
+class CeilGrid:
+    """Scale the long side to longest_edge, then round both sides up to whole crops."""
+
+    policy: ClassVar[str] = "ceil_grid"
+    knob_field: ClassVar[str | None] = "longest_edge"
+    longest_edge: int
+    """Pixels. A call's max_crops sets the largest multiple of the crop size whose square grid it holds."""
+    longest_edge_limit: int = 4096
+    """Pixels; longer edges are scaled back to it."""
+
+    def _lower(self) -> _core.GridRule:
+        rule = _core.GridRule()
+        rule.policy = _core.GridPolicy[self.policy.upper()]
+        rule.longest_edge = self.longest_edge
+        rule.longest_edge_limit = self.longest_edge_limit
+        return rule
+
+
+GridRule: TypeAlias = Fixed | ScaleFit | ClosestRatio | BestResolution | CeilGrid
+
+# -- crops ---------------------------------------------------------------------------------------------------------
+
+Fit: TypeAlias = Literal["stretch", "letterbox_trunc", "letterbox_ceil"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CropRule:
+    """What a crop is, and how the image meets the canvas that crops are cut from."""
+
+    crop_size: int
+    """Side of the square that the vision encoder sees, pixels."""
+    patch_size: int
+    """Side of a ViT patch, pixels."""
+    pooling: tuple[int, int] = (1, 1)
+    """(rows, cols) of patches that become one feature."""
+    overlap_margins: tuple[int, int] = (0, 0)
+    """(before, behind): patches that a crop shares with its neighbours on either side."""
+    global_crop: Literal["never", "when_split", "always"] = "always"
+    """When a low-resolution crop of the whole image comes beside the local ones."""
+    global_position: Literal["first", "last"] = "first"
+    """Where it stands among the encoder's crops."""
+    fit: Fit = "stretch"
+    """How the image meets the canvas of the local crops: stretched, or with its ratio kept and padding around it
+    (sides truncated in float32, or rounded up in float64)."""
+    global_fit: Fit = "stretch"
+    """The same for the global crop."""
+
+    def _lower(self) -> _core.CropRule:
+        rule = _core.CropRule()
+        rule.crop_size = self.crop_size
+        rule.patch_size = self.patch_size
+        rule.pooling_rows, rule.pooling_cols = self.pooling
+        rule.left_margin, rule.right_margin = self.overlap_margins
+        rule.global_crop = _core.GlobalCrop[self.global_crop.upper()]
+        rule.global_first = self.global_position == "first"
+        rule.fit = _core.Fit[self.fit.upper()]
+        rule.global_fit = _core.Fit[self.global_fit.upper()]
+        return rule
+
+
+# -- tokens: two shapes --------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tiled:
+    """Every crop costs a constant; separators come per crop, per row and per image.
+
+    For rows x cols = n local crops::
+
+        image_extra + n * (tokens_per_crop + crop_extra) + rows * row_end + (rows - 1) * row_separator
+        + (global_tokens + global_extra if there is a global crop) + (split_extra if n > 1)
+    """
+
+    tokens_per_crop: int
+    crop_extra_tokens: int = 0
+    row_end_tokens: int = 0
+    row_separator_tokens: int = 0
+    global_tokens: int | None = None
+    """As tokens_per_crop where None."""
+    global_extra_tokens: int = 0
+    image_extra_tokens: int = 0
+    split_extra_tokens: int = 0
+
+    def _lower(self) -> _core.TokenRule:
+        rule = _core.TokenRule()
+        rule.shape = _core.TokenShape.TILED
+        rule.tokens_per_crop = self.tokens_per_crop
+        rule.crop_extra = self.crop_extra_tokens
+        rule.row_end = self.row_end_tokens
+        rule.row_separator = self.row_separator_tokens
+        rule.global_tokens = self.tokens_per_crop if self.global_tokens is None else self.global_tokens
+        rule.global_extra = self.global_extra_tokens
+        rule.image_extra = self.image_extra_tokens
+        rule.split_extra = self.split_extra_tokens
+        return rule
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stitched:
+    """The local crops' features form one map of R x C; a column token can end each of its rows.
+
+    ::
+
+        start_end + R * (C + col) + low_res_start_end + low_res_rows * (low_res_cols + low_res_col) + extra
+
+    R and C come from the crop rule: patches that neighbours share are counted once, then pooled.
+    """
+
+    col_tokens: bool
+    """Whether a token ends each row of the map."""
+    low_res_col_tokens: bool
+    """Whether one ends each row of the global crop's features."""
+    start_end_tokens: int = 0
+    """Around the map."""
+    low_res_start_end_tokens: int = 0
+    """Around the global crop's features."""
+    pool_across_crops: bool = False
+    """Whether pooling sees the stitched map; otherwise each crop is pooled on its own."""
+    unpad: bool = False
+    """Whether rows and columns of the map that hold only padding are dropped."""
+    num_additional_image_tokens: int = 0
+    """Added once an image (a class token that the encoder emits, say)."""
+    drop_class_token: bool = False
+    """Whether one token is taken off again."""
+
+    def _lower(self) -> _core.TokenRule:
+        rule = _core.TokenRule()
+        rule.shape = _core.TokenShape.STITCHED
+        rule.col_tokens = int(self.col_tokens)
+        rule.low_res_col_tokens = int(self.low_res_col_tokens)
+        rule.map_extra = self.start_end_tokens
+        rule.global_extra = self.low_res_start_end_tokens
+        rule.image_extra = self.num_additional_image_tokens - int(self.drop_class_token)
+        rule.pool_across_crops = self.pool_across_crops
+        rule.unpad = self.unpad
+        return rule
+
+
+TokenRule: TypeAlias = Tiled | Stitched
+
+# -- the whole -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where numbers come from."""
+
+    what: str
+    where: str
+    """A package and version with a path inside it, or an address."""
+    checked: str
+    """ISO date of the last comparison."""
+
+
+@dataclass(frozen=True)
+class Taken:
+    """One value that load_spec took from a folder."""
+
+    field: str
+    value: object
+    file: str
+    key: str
+
+
+@dataclass(frozen=True, kw_only=True, repr=False)
+class Spec:
+    """All that a model's cutting and counting depend on.
+
+    Frozen; ``replace`` gives a changed copy. Every field of the grid, crop and token rules can also be read from the
+    spec itself: ``spec.crop_size``.
+    """
+
+    key: str
+    """Its name: a transformers model_type for class defaults, or a checkpoint's."""
+    family: str
+    """The family's key."""
+    description: str
+    grid: GridRule
+    crop: CropRule
+    tokens: TokenRule
+    knob: str
+    """What the model itself calls the setting that max_crops sets."""
+    aliases: Mapping[str, str] = field(default_factory=dict)
+    """The model's own names of fields, for ``replace``."""
+    choices: Mapping[str, Mapping[str, Mapping[str, Any]]] = field(default_factory=dict)
+    """Named alternatives: choice -> value -> the changes that it stands for. The first value is the default."""
+    chosen: Mapping[str, str] = field(default_factory=dict)
+    """The value of each choice that is not at its default."""
+    max_sequence_length: int | None = None
+    """The sequence length in the model's own configuration, tokens, where it is known."""
+    checkpoints: tuple[str, ...] = ()
+    """Published repositories with exactly these settings."""
+    sources: tuple[Source, ...] = ()
+    caveats: tuple[str, ...] = ()
+    """Oddities of the original, in words."""
+    taken: tuple[Taken, ...] = ()
+    """What load_spec took from where."""
+
+    @cached_property
+    def _core(self) -> _core.Spec:
+        return _core.Spec(self.key, self.grid._lower(), self.crop._lower(), self.tokens._lower())
+
+    def __post_init__(self) -> None:
+        self._core  # noqa: B018  # validates: ValueError that names the field
+
+    @property
+    def max_crops(self) -> int:
+        """Most local crops at the spec's own setting, the global crop not included."""
+        return self._core.default_max_crops
+
+    @property
+    def max_crops_range(self) -> tuple[int, int]:
+        """(first, last) max_crops that means something; a larger value acts like the last."""
+        return self._core.knob_range
+
+    def fields(self) -> dict[str, object]:
+        """Every number of the grid, crop and token rules, by name."""
+        rules = (self.grid, self.crop, self.tokens)
+        return {f.name: getattr(rule, f.name) for rule in rules for f in dataclasses.fields(rule)}
+
+    def replace(self, **changes: Any) -> Spec:
+        """A copy with some fields changed.
+
+        Args:
+            changes: fields of the grid, crop and token rules or of the spec, by their name here or by the model's
+                own (``max_patches``); or a choice (``crop_mode="resize"``).
+
+        Raises:
+            TypeError: an unknown field; the message lists the fields.
+            ValueError: a value that a rule does not allow.
+        """
+        parts = {"grid": self.grid, "crop": self.crop, "tokens": self.tokens}
+        own: dict[str, Any] = {"chosen": dict(self.chosen)}
+        for name, value in _expand_choices(self, changes, own["chosen"]).items():
+            target = self.aliases.get(name, name)
+            if target in parts:
+                parts[target] = value
+                continue
+            holder = next((part for part, rule in parts.items() if target in _field_names(rule)), None)
+            if holder is not None:
+                parts[holder] = dataclasses.replace(parts[holder], **{target: _frozen(value)})
+            elif target in _field_names(self):
+                own[target] = value
+            else:
+                raise TypeError(f"[spec] {self.key} has no field {name!r}; it has {', '.join(self._known_names())}")
+        return dataclasses.replace(self, **parts, **own)
+
+    def differences(self, other: Spec) -> dict[str, tuple[object, object]]:
+        """Fields of the rules in which two specs differ, as (here, there)."""
+        here, there = self.fields(), other.fields()
+        return {
+            name: (here.get(name), there.get(name))
+            for name in [*here, *(name for name in there if name not in here)]
+            if here.get(name) != there.get(name)
+        }
+
+    def to_dict(self) -> dict[str, object]:
+        """Plain data, for JSON."""
+        return {
+            "key": self.key,
+            "family": self.family,
+            "description": self.description,
+            "knob": self.knob,
+            "max_crops": self.max_crops,
+            "policy": self.grid.policy,
+            **self.fields(),
+            **self.chosen,
+            "max_sequence_length": self.max_sequence_length,
+            "checkpoints": list(self.checkpoints),
+            "sources": [dataclasses.asdict(source) for source in self.sources],
+            "caveats": list(self.caveats),
+            "taken": [dataclasses.asdict(taken) for taken in self.taken],
+        }
+
+    def _known_names(self) -> list[str]:
+        return sorted({*self.fields(), *self.aliases, *self.choices, "max_sequence_length"})
+
+    def __getattr__(self, name: str) -> Any:
+        if not name.startswith("_"):
+            for part in ("grid", "crop", "tokens"):
+                rule = self.__dict__.get(part)
+                if rule is not None and name in _field_names(rule):
+                    return getattr(rule, name)
+        raise AttributeError(f"Spec has no field {name!r}")
+
+    def __repr__(self) -> str:
+        knob = f"{self.knob}={self.knob_value!r}"
+        chosen = "".join(f", {name}={value!r}" for name, value in self.chosen.items())
+        rules = f"{self.grid.policy}, crop {self.crop_size} px, {type(self.tokens).__name__.lower()} tokens"
+        return f"Spec({self.key!r}: {rules}, {knob}{chosen})"
+
+    @property
+    def knob_value(self) -> object:
+        """The setting of the model's own knob, in the model's own unit."""
+        return getattr(self.grid, self.grid.knob_field) if self.grid.knob_field else None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_core"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+
+    def __hash__(self) -> int:
+        return hash((self.key, self.grid, self.crop, self.tokens))
+
+
+def _field_names(data: Any) -> set[str]:
+    return {f.name for f in dataclasses.fields(data)}
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(_frozen(item) for item in value) if isinstance(value, (list, tuple)) else value
+
+
+def _expand_choices(spec: Spec, changes: dict[str, Any], chosen: dict[str, str]) -> dict[str, Any]:
+    """Replaces each choice by what it stands for, choices first, and notes it in `chosen`."""
+    expanded: dict[str, Any] = {}
+    for choice in [name for name in changes if name in spec.choices]:
+        values = spec.choices[choice]
+        value = changes[choice]
+        if value not in values:
+            raise ValueError(f"[spec] {choice} of {spec.key} must be one of {', '.join(values)}, got {value!r}")
+        expanded.update(values[value])
+        chosen.pop(choice, None)
+        if value != next(iter(values)):
+            chosen[choice] = value
+    expanded.update({name: value for name, value in changes.items() if name not in spec.choices})
+    return expanded

@@ -1,0 +1,57 @@
+"""SmolVLM2: Idefics3's cut and tokens under classes of its own.
+
+The first SmolVLM checkpoints use Idefics3's classes and stand with that family.
+"""
+
+from __future__ import annotations
+
+from maxcrops.specs import idefics3
+from maxcrops.specs._family import Checkpoint, Family
+from maxcrops.specs._spec import Source
+
+_CHECKED = "2026-11-24"
+
+SPEC = idefics3.SPEC.replace(
+    key="smolvlm",
+    family="smolvlm",
+    description="SmolVLM2: Idefics3's cut and tokens",
+    sources=(
+        Source(
+            "cutting, tokens and defaults",
+            "transformers 5.23.0, models/smolvlm/image_processing_smolvlm.py and processing_smolvlm.py",
+            _CHECKED,
+        ),
+    ),
+    caveats=(*idefics3.SPEC.caveats, "Its processor cannot be built without num2words, even for images."),
+)
+
+FAMILY = Family(
+    spec=SPEC,
+    processor_classes=("SmolVLMProcessor",),
+    model_types=("smolvlm",),
+    image_processor_types=("SmolVLMImageProcessor", "SmolVLMImageProcessorFast", "SmolVLMImageProcessorPil"),
+    reads=idefics3.READS,
+    checkpoints={
+        "smolvlm2-2.2b-instruct": Checkpoint(
+            repositories=("HuggingFaceTB/SmolVLM2-2.2B-Instruct",),
+            where="https://huggingface.co/HuggingFaceTB/SmolVLM2-2.2B-Instruct, preprocessor_config.json",
+            checked=_CHECKED,
+            changes={"longest_edge": 4 * 384, "crop_size": 384, "tokens_per_crop": 81, "pooling": (3, 3)},
+        ),
+        "smolvlm2-256m-video-instruct": Checkpoint(
+            repositories=(
+                "HuggingFaceTB/SmolVLM2-256M-Video-Instruct",
+                "HuggingFaceTB/SmolVLM2-500M-Video-Instruct",
+            ),
+            where="https://huggingface.co/HuggingFaceTB/SmolVLM2-256M-Video-Instruct, preprocessor_config.json",
+            checked=_CHECKED,
+            changes={
+                "longest_edge": 4 * 512,
+                "crop_size": 512,
+                "patch_size": 16,
+                "tokens_per_crop": 64,
+                "pooling": (4, 4),
+            },
+        ),
+    },
+)
