@@ -13,6 +13,7 @@ from maxcrops.exceptions import (
     MaxCropsError,
     UnknownSpecError,
 )
+from maxcrops.planning import Plan, plan, rule_of_thumb
 from maxcrops.specs import Spec, get_spec, list_specs
 from maxcrops.specs.loading import load_spec
 
@@ -25,6 +26,7 @@ __all__ = [
     "ImageReadError",
     "Layout",
     "MaxCropsError",
+    "Plan",
     "Spec",
     "UnknownSpecError",
     "View",
@@ -35,6 +37,8 @@ __all__ = [
     "layout",
     "list_specs",
     "load_spec",
+    "plan",
+    "rule_of_thumb",
     "scales",
     "worst_case",
 ]

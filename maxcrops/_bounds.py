@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from maxcrops import _core
+from maxcrops._arguments import require_arguments
+from maxcrops._core import Layout
 from maxcrops._counting import CountName, _count
-from maxcrops._layout import Layout, _wrong_argument
 from maxcrops.exceptions import BudgetTooSmallError
 from maxcrops.specs import Spec
 
@@ -53,7 +54,8 @@ def worst_case(spec: Spec, *, max_crops: int | None = None, count: CountName = "
     try:
         tokens, layout = _core.worst_case(spec._core, max_crops, _count(count))
     except (TypeError, AttributeError):
-        raise _wrong_argument("worst_case", spec, max_crops=max_crops) from None
+        require_arguments("worst_case", spec, max_crops=max_crops)
+        raise
     return Bound(tokens=tokens, grid=layout.grid, witness=(layout.height, layout.width), layout=layout)
 
 
@@ -75,13 +77,8 @@ def largest_max_crops(spec: Spec, *, max_tokens: int, count: CountName = "sequen
     >>> largest_max_crops(get_spec("molmo-7b-d"), max_tokens=4096 - 512)
     32
     """
-    if isinstance(max_tokens, bool) or not hasattr(max_tokens, "__index__"):
-        raise TypeError(f"[largest_max_crops] max_tokens must be an integer, got {max_tokens!r}")
-    limit = max(-(2**62), min(int(max_tokens), 2**62))
-    try:
-        largest = _core.largest_max_crops(spec._core, _count(count), limit)
-    except (TypeError, AttributeError):
-        raise _wrong_argument("largest_max_crops", spec) from None
+    require_arguments("largest_max_crops", spec, max_tokens=max_tokens)
+    largest = _core.largest_max_crops(spec._core, _count(count), max_tokens)
     if largest is None:
         first = spec.max_crops_range[0]
         needed = worst_case(spec, max_crops=first, count=count).tokens

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from maxcrops import _core
-from maxcrops._layout import _wrong_argument
+from maxcrops._arguments import require_arguments
 from maxcrops.specs import Spec
 
 CountName: TypeAlias = Literal["sequence_tokens", "connector_outputs", "vit_patches", "crops"]
@@ -45,9 +45,9 @@ def count_tokens(
     array([1196,  316])
     """
     array = _as_sizes("count_tokens", sizes)
+    knob_and_threads = _batch_arguments("count_tokens", spec, max_crops, num_threads)
     out = np.empty(len(array), dtype=np.int64)
-    arguments = _batch_arguments("count_tokens", spec, max_crops, num_threads)
-    _core.count_batch(spec._core, array, out, _count(count), *arguments)
+    _core.count_batch(spec._core, array, out, _count(count), *knob_and_threads)
     return out
 
 
@@ -56,8 +56,9 @@ def grids(
 ) -> npt.NDArray[np.int64]:
     """(rows, cols) of local crops of each image, int64 [N, 2]. Arguments and errors as for ``count_tokens``."""
     array = _as_sizes("grids", sizes)
+    knob_and_threads = _batch_arguments("grids", spec, max_crops, num_threads)
     out = np.empty((len(array), 2), dtype=np.int64)
-    _core.grid_batch(spec._core, array, out, *_batch_arguments("grids", spec, max_crops, num_threads))
+    _core.grid_batch(spec._core, array, out, *knob_and_threads)
     return out
 
 
@@ -69,8 +70,9 @@ def scales(
     Below 1, the image is shrunk and detail is lost. Arguments and errors as for ``count_tokens``.
     """
     array = _as_sizes("scales", sizes)
+    knob_and_threads = _batch_arguments("scales", spec, max_crops, num_threads)
     out = np.empty(len(array), dtype=np.float64)
-    _core.scale_batch(spec._core, array, out, *_batch_arguments("scales", spec, max_crops, num_threads))
+    _core.scale_batch(spec._core, array, out, *knob_and_threads)
     return out
 
 
@@ -82,10 +84,8 @@ def _count(name: str) -> _core.Count:
         raise ValueError(f"[count] count must be one of {known}, got {name!r}") from None
 
 
-def _batch_arguments(operation: str, spec: object, max_crops: Any, num_threads: Any) -> tuple[int | None, int]:
-    wrong = _wrong_argument(operation, spec, max_crops=max_crops, num_threads=num_threads)
-    if "wrong arguments" not in str(wrong):
-        raise wrong
+def _batch_arguments(operation: str, spec: object, max_crops: int | None, num_threads: int) -> tuple[int | None, int]:
+    require_arguments(operation, spec, max_crops=max_crops, num_threads=num_threads)
     if not 1 <= num_threads <= 1024:
         raise ValueError(f"[{operation}] num_threads must be in 1..1024, got {num_threads}")
     return max_crops, num_threads

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from maxcrops import _core
-from maxcrops._core import Layout
+from maxcrops._arguments import require_arguments
 from maxcrops.specs import Spec
 
 
-def layout(spec: Spec, *, height: int, width: int, max_crops: int | None = None) -> Layout:
+def layout(spec: Spec, *, height: int, width: int, max_crops: int | None = None) -> _core.Layout:
     """What happens to one image: its grid, canvas, views and crop order, and what it costs.
 
     Args:
@@ -31,20 +31,6 @@ def layout(spec: Spec, *, height: int, width: int, max_crops: int | None = None)
     """
     try:
         return _core.layout(spec._core, height, width, max_crops)
-    except TypeError:
-        raise _wrong_argument("layout", spec, height=height, width=width, max_crops=max_crops) from None
-
-
-def _wrong_argument(operation: str, spec: object, **numbers: object) -> Exception:
-    """The error for arguments that the binding could not convert, naming the first one that is wrong."""
-    if not isinstance(spec, Spec):
-        return TypeError(f"[{operation}] spec must be a Spec (get_spec or load_spec makes one), got {spec!r}")
-    for name, value in numbers.items():
-        if value is None and name == "max_crops":
-            continue
-        if isinstance(value, bool) or not hasattr(value, "__index__"):
-            return TypeError(f"[{operation}] {name} must be an integer, got {value!r}")
-        if not -(2**63) <= int(value.__index__()) < 2**63:
-            limit = _core.MAX_CROPS_LIMIT if name == "max_crops" else _core.MAX_SIDE
-            return ValueError(f"[{operation}] {name} must be in 1..{limit}, got {value}")
-    return TypeError(f"[{operation}] wrong arguments: {numbers}")
+    except (TypeError, AttributeError):
+        require_arguments("layout", spec, height=height, width=width, max_crops=max_crops)
+        raise

@@ -318,7 +318,7 @@ class Spec:
             TypeError: an unknown field; the message lists the fields.
             ValueError: a value that a rule does not allow.
         """
-        parts = {"grid": self.grid, "crop": self.crop, "tokens": self.tokens}
+        parts: dict[str, Any] = {"grid": self.grid, "crop": self.crop, "tokens": self.tokens}
         own: dict[str, Any] = {"chosen": dict(self.chosen)}
         for name, value in _expand_choices(self, changes, own["chosen"]).items():
             target = self.aliases.get(name, name)
@@ -407,6 +407,8 @@ def _expand_choices(spec: Spec, changes: dict[str, Any], chosen: dict[str, str])
     for choice in [name for name in changes if name in spec.choices]:
         values = spec.choices[choice]
         value = changes[choice]
+        if isinstance(value, bool):
+            value = str(value).lower()
         if value not in values:
             raise ValueError(f"[spec] {choice} of {spec.key} must be one of {', '.join(values)}, got {value!r}")
         expanded.update(values[value])

@@ -88,13 +88,9 @@ def _read_folder(path: Path) -> dict[Document, _File]:
         processor = _read_json(found["processor_config.json"])
         files["processor"] = _File("processor_config.json", "", processor)
         if isinstance(processor.get("image_processor"), dict):
-            files["image_processor"] = _File(
-                "processor_config.json", "image_processor.", processor["image_processor"]
-            )
+            files["image_processor"] = _File("processor_config.json", "image_processor.", processor["image_processor"])
     if "preprocessor_config.json" in found and "image_processor" not in files:
-        files["image_processor"] = _File(
-            "preprocessor_config.json", "", _read_json(found["preprocessor_config.json"])
-        )
+        files["image_processor"] = _File("preprocessor_config.json", "", _read_json(found["preprocessor_config.json"]))
     if "config.json" in found:
         files["config"] = _File("config.json", "", _read_json(found["config.json"]))
     training = next((name for name in found if name in _TRAINING_FILES or name.endswith((".yaml", ".yml"))), None)

@@ -5,13 +5,14 @@ The first SmolVLM checkpoints use Idefics3's classes and stand with that family.
 
 from __future__ import annotations
 
-from maxcrops.specs import idefics3
 from maxcrops.specs._family import Checkpoint, Family
 from maxcrops.specs._spec import Source
+from maxcrops.specs.idefics3 import READS
+from maxcrops.specs.idefics3 import SPEC as IDEFICS3
 
 _CHECKED = "2026-11-24"
 
-SPEC = idefics3.SPEC.replace(
+SPEC = IDEFICS3.replace(
     key="smolvlm",
     family="smolvlm",
     description="SmolVLM2: Idefics3's cut and tokens",
@@ -22,7 +23,7 @@ SPEC = idefics3.SPEC.replace(
             _CHECKED,
         ),
     ),
-    caveats=(*idefics3.SPEC.caveats, "Its processor cannot be built without num2words, even for images."),
+    caveats=(*IDEFICS3.caveats, "Its processor cannot be built without num2words, even for images."),
 )
 
 FAMILY = Family(
@@ -30,7 +31,7 @@ FAMILY = Family(
     processor_classes=("SmolVLMProcessor",),
     model_types=("smolvlm",),
     image_processor_types=("SmolVLMImageProcessor", "SmolVLMImageProcessorFast", "SmolVLMImageProcessorPil"),
-    reads=idefics3.READS,
+    reads=READS,
     checkpoints={
         "smolvlm2-2.2b-instruct": Checkpoint(
             repositories=("HuggingFaceTB/SmolVLM2-2.2B-Instruct",),

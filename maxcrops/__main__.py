@@ -1,0 +1,5 @@
+"""``python -m maxcrops``."""
+
+from maxcrops.cli import main
+
+main()

@@ -1,0 +1,374 @@
+"""
+Geometry and counts of crop-based vision-language models; the documented faces are in maxcrops.
+"""
+
+from collections.abc import Sequence
+import enum
+from typing import Annotated
+
+import numpy
+from numpy.typing import NDArray
+
+
+MAX_SIDE: int = 2147483647
+
+MAX_CROPS_LIMIT: int = 1048576
+
+def available_isas() -> list[str]:
+    """Instruction sets that batch counting can use here, weakest first."""
+
+def active_isa() -> str:
+    """
+    The instruction set that batch counting uses; the environment variable MAXCROPS_CPU_ISA forces one.
+    """
+
+class GridPolicy(enum.Enum):
+    FIXED = 0
+
+    SCALE_FIT = 1
+
+    CLOSEST_RATIO = 2
+
+    BEST_RESOLUTION = 3
+
+    CEIL_GRID = 4
+
+class GlobalCrop(enum.Enum):
+    NEVER = 0
+
+    WHEN_SPLIT = 1
+
+    ALWAYS = 2
+
+class Fit(enum.Enum):
+    STRETCH = 0
+
+    LETTERBOX_TRUNC = 1
+
+    LETTERBOX_CEIL = 2
+
+class TokenShape(enum.Enum):
+    TILED = 0
+
+    STITCHED = 1
+
+class Count(enum.Enum):
+    SEQUENCE_TOKENS = 0
+
+    CONNECTOR_OUTPUTS = 1
+
+    VIT_PATCHES = 2
+
+    CROPS = 3
+
+class GridRule:
+    def __init__(self) -> None: ...
+
+    @property
+    def policy(self) -> GridPolicy: ...
+
+    @policy.setter
+    def policy(self, arg: GridPolicy, /) -> None: ...
+
+    @property
+    def max_crops(self) -> int: ...
+
+    @max_crops.setter
+    def max_crops(self, arg: int, /) -> None: ...
+
+    @property
+    def min_crops(self) -> int: ...
+
+    @min_crops.setter
+    def min_crops(self, arg: int, /) -> None: ...
+
+    @property
+    def clamp_reduced_sides(self) -> bool: ...
+
+    @clamp_reduced_sides.setter
+    def clamp_reduced_sides(self, arg: bool, /) -> None: ...
+
+    @property
+    def longest_edge(self) -> int: ...
+
+    @longest_edge.setter
+    def longest_edge(self, arg: int, /) -> None: ...
+
+    @property
+    def longest_edge_limit(self) -> int: ...
+
+    @longest_edge_limit.setter
+    def longest_edge_limit(self, arg: int, /) -> None: ...
+
+    def set_resolutions(self, arg: Sequence[tuple[int, int]], /) -> None: ...
+
+    def set_fixed_grid(self, arg0: int, arg1: int, /) -> None: ...
+
+class CropRule:
+    def __init__(self) -> None: ...
+
+    @property
+    def crop_size(self) -> int: ...
+
+    @crop_size.setter
+    def crop_size(self, arg: int, /) -> None: ...
+
+    @property
+    def patch_size(self) -> int: ...
+
+    @patch_size.setter
+    def patch_size(self, arg: int, /) -> None: ...
+
+    @property
+    def pooling_rows(self) -> int: ...
+
+    @pooling_rows.setter
+    def pooling_rows(self, arg: int, /) -> None: ...
+
+    @property
+    def pooling_cols(self) -> int: ...
+
+    @pooling_cols.setter
+    def pooling_cols(self, arg: int, /) -> None: ...
+
+    @property
+    def left_margin(self) -> int: ...
+
+    @left_margin.setter
+    def left_margin(self, arg: int, /) -> None: ...
+
+    @property
+    def right_margin(self) -> int: ...
+
+    @right_margin.setter
+    def right_margin(self, arg: int, /) -> None: ...
+
+    @property
+    def global_crop(self) -> GlobalCrop: ...
+
+    @global_crop.setter
+    def global_crop(self, arg: GlobalCrop, /) -> None: ...
+
+    @property
+    def global_first(self) -> bool: ...
+
+    @global_first.setter
+    def global_first(self, arg: bool, /) -> None: ...
+
+    @property
+    def fit(self) -> Fit: ...
+
+    @fit.setter
+    def fit(self, arg: Fit, /) -> None: ...
+
+    @property
+    def global_fit(self) -> Fit: ...
+
+    @global_fit.setter
+    def global_fit(self, arg: Fit, /) -> None: ...
+
+class TokenRule:
+    def __init__(self) -> None: ...
+
+    @property
+    def shape(self) -> TokenShape: ...
+
+    @shape.setter
+    def shape(self, arg: TokenShape, /) -> None: ...
+
+    @property
+    def image_extra(self) -> int: ...
+
+    @image_extra.setter
+    def image_extra(self, arg: int, /) -> None: ...
+
+    @property
+    def tokens_per_crop(self) -> int: ...
+
+    @tokens_per_crop.setter
+    def tokens_per_crop(self, arg: int, /) -> None: ...
+
+    @property
+    def crop_extra(self) -> int: ...
+
+    @crop_extra.setter
+    def crop_extra(self, arg: int, /) -> None: ...
+
+    @property
+    def row_end(self) -> int: ...
+
+    @row_end.setter
+    def row_end(self, arg: int, /) -> None: ...
+
+    @property
+    def row_separator(self) -> int: ...
+
+    @row_separator.setter
+    def row_separator(self, arg: int, /) -> None: ...
+
+    @property
+    def global_tokens(self) -> int: ...
+
+    @global_tokens.setter
+    def global_tokens(self, arg: int, /) -> None: ...
+
+    @property
+    def global_extra(self) -> int: ...
+
+    @global_extra.setter
+    def global_extra(self, arg: int, /) -> None: ...
+
+    @property
+    def split_extra(self) -> int: ...
+
+    @split_extra.setter
+    def split_extra(self, arg: int, /) -> None: ...
+
+    @property
+    def col_tokens(self) -> int: ...
+
+    @col_tokens.setter
+    def col_tokens(self, arg: int, /) -> None: ...
+
+    @property
+    def map_extra(self) -> int: ...
+
+    @map_extra.setter
+    def map_extra(self, arg: int, /) -> None: ...
+
+    @property
+    def low_res_col_tokens(self) -> int: ...
+
+    @low_res_col_tokens.setter
+    def low_res_col_tokens(self, arg: int, /) -> None: ...
+
+    @property
+    def pool_across_crops(self) -> bool: ...
+
+    @pool_across_crops.setter
+    def pool_across_crops(self, arg: bool, /) -> None: ...
+
+    @property
+    def unpad(self) -> bool: ...
+
+    @unpad.setter
+    def unpad(self, arg: bool, /) -> None: ...
+
+class Spec:
+    """
+    A validated specification; raises ValueError, naming the field, when it is not.
+    """
+
+    def __init__(self, name: str, grid: GridRule, crop: CropRule, tokens: TokenRule) -> None: ...
+
+    @property
+    def default_max_crops(self) -> int: ...
+
+    @property
+    def knob_range(self) -> tuple[int, int]: ...
+
+class View:
+    """
+    One resize of the image onto a canvas from which crops are cut. Sizes in pixels.
+    """
+
+    @property
+    def is_global(self) -> bool:
+        """Whether this is the low-resolution view of the whole image."""
+
+    @property
+    def from_local_canvas(self) -> bool:
+        """Whether the source is the local view's canvas instead of the image."""
+
+    @property
+    def resizes(self) -> list[tuple[int, int]]:
+        """
+        (height, width) of each resize, in order; the last is the content's size.
+        """
+
+    @property
+    def canvas(self) -> tuple[int, int]:
+        """(height, width)."""
+
+    @property
+    def content(self) -> tuple[int, int, int, int]:
+        """
+        (top, left, height, width) of the image on the canvas; the rest is padding.
+        """
+
+    @property
+    def crops(self) -> list[tuple[int, int, int, int]]:
+        """
+        (top, left, height, width) of each crop on the canvas, margins included, in the encoder's order.
+        """
+
+class Layout:
+    """What happens to one image: grid, canvas, views, crop order and counts."""
+
+    @property
+    def height(self) -> int:
+        """Of the image, pixels."""
+
+    @property
+    def width(self) -> int:
+        """Of the image, pixels."""
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """(rows, cols) of local crops; (0, 0) when only the global crop exists."""
+
+    @property
+    def canvas(self) -> tuple[int, int]:
+        """(height, width) of the local view, pixels."""
+
+    @property
+    def content(self) -> tuple[int, int, int, int]:
+        """(top, left, height, width) of the image on the canvas, pixels."""
+
+    @property
+    def has_global(self) -> bool:
+        """Whether a global crop exists."""
+
+    @property
+    def num_crops(self) -> int:
+        """Crops that the encoder sees, the global one included."""
+
+    @property
+    def sequence_tokens(self) -> int:
+        """Positions in the language model's sequence."""
+
+    @property
+    def connector_outputs(self) -> int:
+        """Features that the adapter computes."""
+
+    @property
+    def vit_patches(self) -> int:
+        """Patches that the vision encoder computes."""
+
+    @property
+    def scale(self) -> float:
+        """
+        Linear scale of the image's detail, the smaller of both axes; below 1, detail is lost.
+        """
+
+    @property
+    def margins(self) -> tuple[int, int]:
+        """
+        (before, behind): what a crop shares with its neighbours on either side, pixels.
+        """
+
+    @property
+    def views(self) -> list[View]:
+        """In the order in which the crops reach the encoder."""
+
+def layout(spec: Spec, height: int, width: int, max_crops: int | None = None) -> Layout: ...
+
+def count_batch(spec: Spec, sizes: Annotated[NDArray[numpy.int64], dict(shape=(None, 2), order='C', device='cpu', writable=False)], out: Annotated[NDArray[numpy.int64], dict(shape=(None,), order='C', device='cpu')], count: Count, max_crops: int | None, num_threads: int) -> None: ...
+
+def grid_batch(spec: Spec, sizes: Annotated[NDArray[numpy.int64], dict(shape=(None, 2), order='C', device='cpu', writable=False)], out: Annotated[NDArray[numpy.int64], dict(shape=(None, 2), order='C', device='cpu')], max_crops: int | None, num_threads: int) -> None: ...
+
+def scale_batch(spec: Spec, sizes: Annotated[NDArray[numpy.int64], dict(shape=(None, 2), order='C', device='cpu', writable=False)], out: Annotated[NDArray[numpy.float64], dict(shape=(None,), order='C', device='cpu')], max_crops: int | None, num_threads: int) -> None: ...
+
+def worst_case(spec: Spec, max_crops: int | None, count: Count) -> tuple[int, Layout]: ...
+
+def largest_max_crops(spec: Spec, count: Count, max_count: int) -> int | None: ...

@@ -1,0 +1,17 @@
+"""The command line: parses, calls one public function, formats. It computes no number."""
+
+from __future__ import annotations
+
+import sys
+
+
+def main() -> None:
+    """Entry point of ``maxcrops``; errors of maxcrops are one line and exit status 2."""
+    from maxcrops.cli._app import app
+    from maxcrops.exceptions import MaxCropsError
+
+    try:
+        app()
+    except (MaxCropsError, ValueError, TypeError, OSError) as error:
+        print(f"maxcrops: {error}", file=sys.stderr)
+        raise SystemExit(2) from None

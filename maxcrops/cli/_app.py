@@ -1,0 +1,301 @@
+"""The commands."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+import warnings
+from collections.abc import Iterable
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from maxcrops import __version__
+from maxcrops._core import Layout
+from maxcrops._layout import layout
+from maxcrops.cli._options import Json, MaxCrops, Model, Settings, resolve_model
+from maxcrops.specs import Spec, get_spec, list_specs
+
+if TYPE_CHECKING:
+    from maxcrops.data import ImageFile
+
+app = typer.Typer(
+    name="maxcrops",
+    help="Exact crop and token budgets for crop-based vision-language models.",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+
+_PROGRESS_FROM = 200  # files; fewer are done before a bar could be read
+
+
+@app.callback(invoke_without_command=True)
+def _main(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    if version:
+        typer.echo(f"maxcrops {__version__}")
+        raise typer.Exit
+    # Pillow warns of large images and odd metadata; headers are read here, nothing is decoded.
+    warnings.filterwarnings("ignore", module=r"PIL\.")
+
+
+@app.command(
+    epilog="Example: [b]maxcrops plan molmo-7b-d --text-tokens 1024 photos/[/b]. Exit status 1 when the asked-for"
+    " max_crops is over a limit."
+)
+def plan(
+    model: Model,
+    images: Annotated[list[str] | None, typer.Argument(help="Files, folders or globs to summarise.")] = None,
+    max_crops: MaxCrops = None,
+    max_sequence_length: Annotated[
+        int | None, typer.Option(help="Tokens. Default: the model's configuration, otherwise 4096.")
+    ] = None,
+    text_tokens: Annotated[int, typer.Option(help="Tokens reserved for prompt, template and answer.")] = 512,
+    images_per_sample: Annotated[int, typer.Option(help="Images that share one sequence.")] = 1,
+    tight_margin: Annotated[int, typer.Option(help="Fewer tokens to spare than this is tight.")] = 100,
+    rule_of_thumb: Annotated[
+        bool, typer.Option("--rule-of-thumb", help="Print the estimate of 144 to 150 tokens a crop beside it.")
+    ] = False,
+    plot: Annotated[Path | None, typer.Option(metavar="FILE", help="Draw the plan (png, svg, pdf).")] = None,
+    as_json: Json = False,
+    settings: Settings = None,
+    workers: Annotated[int, typer.Option(help="Threads that read image headers.")] = 4,
+) -> None:
+    """The largest safe max_crops, and why: the exact worst case of every value beside the limits."""
+    from maxcrops.planning import plan as make_plan
+    from maxcrops.planning import rule_of_thumb as estimate
+
+    spec = resolve_model(model, settings)
+    files = _read(images, workers) if images else []
+    readable = [file.size for file in files if file.size is not None]
+    unreadable = [file for file in files if file.size is None]
+    arguments: dict[str, Any] = {
+        "max_sequence_length": max_sequence_length,
+        "text_tokens": text_tokens,
+        "max_crops": max_crops,
+        "images_per_sample": images_per_sample,
+        "tight_margin": tight_margin,
+    }
+    result = make_plan(spec, sizes=readable or None, **arguments)
+    rules = estimate(max_sequence_length=result.max_sequence_length) if rule_of_thumb else []
+    exact = make_plan(spec, max_crops_list=[rule.max_crops for rule in rules], **arguments).rows if rules else ()
+    if as_json:
+        _print_json(
+            {
+                **result.to_dict(),
+                "unreadable": [asdict(file) for file in unreadable],
+                **({"rule_of_thumb": [rule.to_dict() for rule in rules]} if rules else {}),
+            }
+        )
+    else:
+        from maxcrops.cli import _format
+
+        out = _format.console()
+        out.print("\n".join(_format.plan_headline(result)), highlight=False)
+        out.print()
+        out.print(_format.plan_table(result))
+        out.print(_format.plan_footer(result), highlight=False)
+        if result.num_images:
+            out.print()
+            out.print(_format.images_table(result))
+        if rules:
+            out.print()
+            out.print(_format.rule_of_thumb_table(result, rules, exact))
+            out.print("\n".join(_format.rule_of_thumb_recommendations()), highlight=False)
+        _print_unreadable(unreadable)
+    if plot is not None:
+        from maxcrops.planning.plotting import plot_plan
+
+        plot_plan(result, plot)
+        _note(f"wrote {plot}")
+    raise typer.Exit(0 if result.fits and not unreadable else 1)
+
+
+@app.command(
+    epilog="Example: [b]maxcrops count molmo2-8b photos/ --csv counts.csv[/b]. Exit status 1 when a file could not be"
+    " read."
+)
+def count(
+    model: Model,
+    images: Annotated[list[str], typer.Argument(help="Files, folders or globs.")],
+    max_crops: MaxCrops = None,
+    csv_file: Annotated[Path | None, typer.Option("--csv", metavar="FILE", help="Write a row per file.")] = None,
+    as_json: Json = False,
+    settings: Settings = None,
+    workers: Annotated[int, typer.Option(help="Threads that read image headers.")] = 4,
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Decode every image too, to find truncated ones; slow.")
+    ] = False,
+) -> None:
+    """Grid, crops and tokens of each image, from file headers alone. A file that cannot be read stops nothing."""
+    spec = resolve_model(model, settings)
+    files = _read(images, workers, verify=verify)
+    rows = [
+        _count_row(file, layout(spec, height=file.size[0], width=file.size[1], max_crops=max_crops))
+        for file in files
+        if file.size is not None
+    ]
+    unreadable = [file for file in files if file.size is None]
+    if csv_file is not None:
+        with csv_file.open("w", newline="", encoding="utf-8") as handle:
+            writer = csv.DictWriter(handle, fieldnames=_COUNT_COLUMNS)
+            writer.writeheader()
+            writer.writerows(rows)
+        _note(f"wrote {len(rows)} rows to {csv_file}")
+    if as_json:
+        _print_json({"model": spec.key, "images": rows, "unreadable": [asdict(file) for file in unreadable]})
+    else:
+        if csv_file is None:
+            _print_counts(rows)
+        if rows:
+            typer.echo(f"{len(rows)} images, {sum(row['sequence_tokens'] for row in rows)} sequence tokens")
+        _print_unreadable(unreadable)
+    raise typer.Exit(1 if unreadable else 0)
+
+
+@app.command(epilog="Example: [b]maxcrops show molmo-7b-d photo.jpg -o cut.png[/b]")
+def show(
+    model: Model,
+    image: Annotated[Path, typer.Argument(help="An image file.")],
+    output: Annotated[Path, typer.Option("--output", "-o", metavar="FILE", help="Where to write the picture.")],
+    max_crops: MaxCrops = None,
+    settings: Settings = None,
+) -> None:
+    """A picture of the cut: crops, what they share, the global crop, padding, and the numbers."""
+    from PIL import Image, ImageOps
+
+    from maxcrops.drawing import draw_layout
+
+    spec = resolve_model(model, settings)
+    with Image.open(image) as opened:
+        upright = ImageOps.exif_transpose(opened)
+        result = layout(spec, height=upright.height, width=upright.width, max_crops=max_crops)
+        draw_layout(result, upright, spec=spec).save(output)
+    rows, cols = result.grid
+    typer.echo(
+        f"{image}: {rows} x {cols} crops, {result.num_crops} with the global one, {result.sequence_tokens} sequence"
+        f" tokens; wrote {output}"
+    )
+
+
+@app.command(epilog="Example: [b]maxcrops specs molmo2[/b]")
+def specs(
+    model: Annotated[
+        str | None, typer.Argument(metavar="[MODEL]", help="One model in full, or a model folder.")
+    ] = None,
+    as_json: Json = False,
+    settings: Settings = None,
+) -> None:
+    """What is known of each model, with sources and the original's oddities."""
+    from maxcrops.cli import _format
+
+    chosen: list[Spec] = [resolve_model(model, settings)] if model else [get_spec(key) for key in list_specs()]
+    if as_json:
+        _print_json([spec.to_dict() for spec in chosen])
+        return
+    out = _format.console()
+    if model:
+        out.print("\n".join(_format.spec_lines(chosen[0])), highlight=False, soft_wrap=True)
+    else:
+        out.print(_format.specs_table(chosen))
+
+
+_COUNT_COLUMNS = (
+    "path",
+    "height",
+    "width",
+    "rows",
+    "cols",
+    "num_crops",
+    "sequence_tokens",
+    "connector_outputs",
+    "vit_patches",
+    "scale",
+)
+
+
+def _count_row(file: ImageFile, cut: Layout) -> dict[str, Any]:
+    return {
+        "path": file.path,
+        "height": cut.height,
+        "width": cut.width,
+        "rows": cut.grid[0],
+        "cols": cut.grid[1],
+        "num_crops": cut.num_crops,
+        "sequence_tokens": cut.sequence_tokens,
+        "connector_outputs": cut.connector_outputs,
+        "vit_patches": cut.vit_patches,
+        "scale": round(cut.scale, 6),
+    }
+
+
+def _read(images: Iterable[str], workers: int, *, verify: bool = False) -> list[ImageFile]:
+    """Sizes of the files, with a progress bar where there are many."""
+    from maxcrops.data import find_images, read_sizes
+
+    skipped: list[Path] = []
+    paths = list(find_images(images, on_skip=skipped.append))
+    if skipped:
+        _note(f"left out {len(skipped)} files without the suffix of an image, such as {skipped[0]}")
+    reading = read_sizes(paths, workers=workers, verify=verify)
+    if len(paths) < _PROGRESS_FROM:
+        return list(reading)
+    from maxcrops.cli import _format
+
+    with _format.progress() as bar:
+        return list(bar.track(reading, total=len(paths), description="reading headers"))
+
+
+def _print_counts(rows: list[dict[str, Any]]) -> None:
+    from maxcrops.cli import _format
+
+    columns = (
+        "height",
+        "width",
+        "grid",
+        "crops",
+        "sequence tokens",
+        "connector outputs",
+        "ViT patches",
+        "scale",
+        "image",
+    )
+    _format.console().print(
+        _format.table(
+            "",
+            columns,
+            [
+                [
+                    str(row["height"]),
+                    str(row["width"]),
+                    _format.grid_text((row["rows"], row["cols"])),
+                    *(str(row[name]) for name in ("num_crops", "sequence_tokens", "connector_outputs", "vit_patches")),
+                    f"{row['scale']:.2f}",
+                    row["path"],
+                ]
+                for row in rows
+            ],
+            left=("image",),
+        )
+    )
+
+
+def _print_unreadable(files: list[ImageFile]) -> None:
+    from maxcrops.cli import _format
+
+    for line in _format.unreadable_lines(files):
+        _note(line)
+
+
+def _print_json(data: Any) -> None:
+    json.dump(data, sys.stdout, indent=2)
+    sys.stdout.write("\n")
+
+
+def _note(line: str) -> None:
+    """A remark beside the output."""
+    typer.echo(line, err=True)

@@ -1,0 +1,264 @@
+"""Tables and lines for people."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from maxcrops.planning import Plan, PlanRow, RuleOfThumb
+from maxcrops.planning.rule_of_thumb import RECOMMENDATIONS, TOKENS_PER_CROP, TOKENS_PER_CROP_WITH_SPECIALS
+from maxcrops.specs import Spec
+
+if TYPE_CHECKING:
+    from maxcrops.data import ImageFile
+
+_STYLES = {"safe": "green", "tight": "yellow", "over": "red"}
+
+
+def console() -> Console:
+    """Standard output; where it is not a terminal, lines are as long as they are."""
+    return Console() if sys.stdout.isatty() else Console(width=1000)
+
+
+def progress() -> Progress:
+    """A progress bar on standard error; silent where that is not a terminal."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+        transient=True,
+        disable=not sys.stderr.isatty(),
+    )
+
+
+def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], *, left: Sequence[str] = ()) -> Table:
+    """A table with right-aligned columns, but for those named in `left`."""
+    result = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold", title_style="")
+    for column in columns:
+        result.add_column(column, justify="left" if column in left else "right", overflow="fold")
+    for row in rows:
+        result.add_row(*row)
+    return result
+
+
+def grid_text(grid: tuple[int, int]) -> str:
+    """rows x cols."""
+    return f"{grid[0]}x{grid[1]}"
+
+
+# -- plan ----------------------------------------------------------------------------------------------------------
+
+
+def plan_headline(plan: Plan) -> list[str]:
+    """The question, the answer and why."""
+    spec = plan.spec
+    several = f", {plan.images_per_sample} images a sample" if plan.images_per_sample > 1 else ""
+    lines = [
+        f"[b]{spec.key}[/b]: {spec.description}",
+        f"knob {spec.knob}, default {spec.max_crops} crops; sequence {plan.max_sequence_length} tokens"
+        f" ({plan.sequence_length_source}), {plan.text_tokens} for text{several}",
+        "",
+    ]
+    binding = plan.binding
+    if plan.largest_max_crops is None:
+        lines.append(
+            f"[red]No max_crops is safe[/red]: {plan.rows[0].max_crops} already needs {binding.used} of"
+            f" {binding.available} {binding.unit} ({binding.limit} limit)."
+        )
+    else:
+        answer = f"Largest safe max_crops: [b]{plan.largest_max_crops}[/b]."
+        following = plan.next_row
+        if plan.knob_ends or following is None:
+            reason = f" The knob ends there; {binding.spare} {binding.unit} are left of the {binding.limit} limit."
+        else:
+            use = following.binding
+            reason = (
+                f" The {use.limit} limit binds: {binding.spare} {binding.unit} to spare;"
+                f" {following.max_crops} can need {use.used}, {-use.spare} over."
+            )
+        lines.append(answer + reason)
+    style = _STYLES[plan.row.verdict]
+    lines.append(
+        f"max_crops {plan.max_crops} is [{style}]{plan.row.verdict}[/{style}]: its worst case is {plan.row.tokens}"
+        f" tokens ({plan.row.grid[0]} x {plan.row.grid[1]} crops, an image of"
+        f" {plan.row.witness[0]} x {plan.row.witness[1]} px)."
+    )
+    if plan.knee is not None:
+        lines.append(f"For the {plan.num_images} images, crops beyond [b]{plan.knee}[/b] stop paying.")
+    return lines
+
+
+def plan_table(plan: Plan) -> Table:
+    """One line a value; neighbours with the same worst case share one."""
+    rows = []
+    for run in _runs(plan.rows, _worst_case):
+        row = run[0]
+        style = _STYLES[row.verdict]
+        rows.append(
+            [
+                _run_name(run, plan),
+                str(row.tokens),
+                grid_text(row.grid),
+                str(row.left_for_text),
+                str(row.binding.spare),
+                f"[{style}]{row.verdict}[/{style}]",
+                f"{row.attention:.2f}x",
+                str(row.num_crops),
+                str(row.connector_outputs),
+                str(row.vit_patches),
+            ]
+        )
+    columns = (
+        "max_crops",
+        "worst tokens",
+        "at grid",
+        "left for text",
+        "to spare",
+        "verdict",
+        "attention",
+        "crops",
+        "connector outputs",
+        "ViT patches",
+    )
+    return table("Worst case over all image sizes, exact", columns, rows)
+
+
+def plan_footer(plan: Plan) -> str:
+    """How to read the table."""
+    return (
+        f"* asked for. over: some image does not fit beside {plan.text_tokens} tokens of text; tight: every image fits"
+        f" with fewer than {plan.tight_margin} tokens to spare; safe: with more. attention: prefill of the language"
+        f" model, relative to max_crops {plan.spec.max_crops}. Each column is a maximum of its own."
+    )
+
+
+def images_table(plan: Plan) -> Table:
+    """The given images at each value; neighbours that make no difference to them share a line."""
+    rows = []
+    for run in _runs(plan.rows, lambda row: row.images):
+        images = run[0].images
+        if images is None:
+            continue
+        shrink, tokens = images.shrink, images.tokens
+        rows.append(
+            [
+                _run_name(run, plan) + (" <" if any(row.max_crops == plan.knee for row in run) else ""),
+                f"{images.num_full_resolution} ({images.num_full_resolution / images.num_images:.0%})",
+                *(f"{value:.2f}" for value in (shrink.mean, shrink.p50, shrink.p90, shrink.p99, shrink.max)),
+                *(f"{value:.0f}" for value in (tokens.mean, tokens.p50, tokens.p90, tokens.p99, tokens.max)),
+                str(images.num_over),
+            ]
+        )
+    columns = ["max_crops", "full resolution"]
+    columns += ["shrink mean", "p50", "p90", "p99", "max"]
+    columns += ["tokens mean", "p50", "p90", "p99", "max"]
+    columns += ["do not fit"]
+    return table(f"The {plan.num_images} images (shrink: by how much sides are shrunk; < knee)", columns, rows)
+
+
+def rule_of_thumb_table(plan: Plan, rules: Sequence[RuleOfThumb], exact: Sequence[PlanRow]) -> Table:
+    """The estimate beside the exact numbers."""
+    rows = []
+    for rule, row in zip(rules, exact, strict=True):
+        style = _STYLES[row.verdict]
+        left = str(rule.left_for_text) if rule.left_for_text >= 0 else "< 0"
+        tokens = str(rule.tokens) if rule.left_for_text >= 0 else f"> {plan.max_sequence_length}"
+        rows.append(
+            [
+                str(rule.max_crops),
+                f"{tokens} / {left}",
+                rule.verdict,
+                str(rule.tokens_with_specials),
+                f"{row.tokens} / {row.left_for_text}",
+                f"[{style}]{row.verdict}[/{style}]",
+            ]
+        )
+    columns = (
+        "max_crops",
+        "estimate: tokens / left for text",
+        "its verdict",
+        f"at {TOKENS_PER_CROP_WITH_SPECIALS} a crop",
+        "exact: worst tokens / left for text",
+        "exact verdict",
+    )
+    title = f"Rule of thumb, {TOKENS_PER_CROP} to {TOKENS_PER_CROP_WITH_SPECIALS} tokens a crop, beside the exact bound"
+    return table(title, columns, rows, left=("its verdict",))
+
+
+def rule_of_thumb_recommendations() -> list[str]:
+    """What the rule recommends, by use."""
+    return ["The rule recommends, by use:", *(f"  {crops:>8}  {use}" for use, crops in RECOMMENDATIONS)]
+
+
+def _worst_case(row: PlanRow) -> object:
+    return (row.tokens, row.grid, row.num_crops, row.connector_outputs, row.vit_patches)
+
+
+def _runs(rows: Sequence[PlanRow], key: Callable[[PlanRow], object]) -> list[list[PlanRow]]:
+    """Consecutive values with the same key."""
+    runs: list[list[PlanRow]] = []
+    for row in rows:
+        last = runs[-1][-1] if runs else None
+        if last is not None and row.max_crops == last.max_crops + 1 and key(row) == key(last):
+            runs[-1].append(row)
+        else:
+            runs.append([row])
+    return runs
+
+
+def _run_name(run: Sequence[PlanRow], plan: Plan) -> str:
+    """The values of a run, marked when the asked-for one is among them."""
+    first, last = run[0].max_crops, run[-1].max_crops
+    asked = "*" if first <= plan.max_crops <= last else ""
+    return (str(first) if first == last else f"{first}-{last}") + asked
+
+
+# -- files and specs -----------------------------------------------------------------------------------------------
+
+
+def unreadable_lines(files: Sequence[ImageFile]) -> list[str]:
+    """Every file that was left out, by name and reason."""
+    if not files:
+        return []
+    word = "file" if len(files) == 1 else "files"
+    return [f"{len(files)} {word} could not be read:", *(f"  {file.path}: {file.error}" for file in files)]
+
+
+def specs_table(specs: Sequence[Spec]) -> Table:
+    """One line a spec."""
+    rows = [
+        [
+            spec.key,
+            spec.family,
+            spec.grid.policy,
+            f"{spec.crop_size} px",
+            str(spec.max_crops),
+            spec.knob,
+            f"{spec.sources[0].where} ({spec.sources[0].checked})",
+        ]
+        for spec in specs
+    ]
+    columns = ("model", "family", "grid policy", "crop", "max_crops", "knob", "source")
+    return table("", columns, rows, left=("model", "family", "grid policy", "knob", "source"))
+
+
+def spec_lines(spec: Spec) -> list[str]:
+    """One spec in full."""
+    lines = [f"[b]{spec.key}[/b]: {spec.description}", ""]
+    lines += [f"  {name} = {value!r}" for name, value in {**spec.fields(), **spec.chosen}.items()]
+    lines += [f"  max_sequence_length = {spec.max_sequence_length!r}", ""]
+    lines.append(f"knob: {spec.knob}, which max_crops sets; {spec.max_crops} local crops at the model's setting")
+    for choice, values in spec.choices.items():
+        lines.append(f"choice: {choice} is one of {', '.join(values)}")
+    lines += [f"published: {', '.join(spec.checkpoints)}"] if spec.checkpoints else []
+    lines += [f"source of {source.what}: {source.where} ({source.checked})" for source in spec.sources]
+    lines += [f"taken: {taken.field} = {taken.value!r} from {taken.file}: {taken.key}" for taken in spec.taken]
+    lines += [f"caveat: {caveat}" for caveat in spec.caveats]
+    return lines

@@ -1,0 +1,170 @@
+"""Image sizes from file headers, as a model's loader will see them."""
+
+from __future__ import annotations
+
+import glob
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from os import PathLike
+from pathlib import Path
+
+from PIL import ExifTags, Image, PngImagePlugin, TiffImagePlugin, UnidentifiedImageError
+
+from maxcrops.exceptions import ImageReadError
+
+IMAGE_SUFFIXES = frozenset(
+    {
+        ".avif",
+        ".bmp",
+        ".gif",
+        ".j2k",
+        ".jfif",
+        ".jp2",
+        ".jpe",
+        ".jpeg",
+        ".jpg",
+        ".jpx",
+        ".pbm",
+        ".pgm",
+        ".png",
+        ".pnm",
+        ".ppm",
+        ".tga",
+        ".tif",
+        ".tiff",
+        ".webp",
+    }
+)
+"""What counts as an image in a folder; a file that is named itself is always tried."""
+
+_SIDEWAYS = frozenset({5, 6, 7, 8})
+"""EXIF orientations that exchange height and width."""
+
+_FILES_IN_FLIGHT = 1024
+
+
+@dataclass(frozen=True)
+class ImageFile:
+    """One file: its size, or why it has none."""
+
+    path: str
+    size: tuple[int, int] | None
+    """(height, width) in pixels, with EXIF orientation applied."""
+    error: str | None = None
+
+
+def read_size(path: str | PathLike[str], *, verify: bool = False) -> tuple[int, int]:
+    """(height, width) in pixels of an image file, with EXIF orientation applied as the models' loaders do.
+
+    Reads the header only.
+
+    Args:
+        path: of the file.
+        verify: decode the pixels too, so that a truncated file is found; slow.
+
+    Raises:
+        ImageReadError: not an image, or one whose header is broken; the message gives the reason.
+    """
+    try:
+        with Image.open(path) as image:
+            width, height = image.size
+            # Pillow turns TIFF sizes itself.
+            sideways = not isinstance(image, TiffImagePlugin.TiffImageFile) and _orientation(image) in _SIDEWAYS
+            if verify:
+                image.load()
+    except Exception as error:  # decoders raise whatever they like on broken bytes
+        raise ImageReadError(f"[read_size] {path}: {_reason(error)}") from error
+    if width < 1 or height < 1:
+        raise ImageReadError(f"[read_size] {path}: the header says {height} x {width} pixels")
+    return (width, height) if sideways else (height, width)
+
+
+def read_sizes(paths: Iterable[str | PathLike[str]], *, workers: int = 1, verify: bool = False) -> Iterator[ImageFile]:
+    """Sizes of many files, in order; a file that cannot be read is an entry with its reason.
+
+    Args:
+        paths: of the files.
+        workers: threads that read at once.
+        verify: as for ``read_size``.
+    """
+
+    def read(path: str | PathLike[str]) -> ImageFile:
+        try:
+            return ImageFile(str(path), read_size(path, verify=verify))
+        except ImageReadError as error:
+            return ImageFile(str(path), None, str(error).removeprefix(f"[read_size] {path}: "))
+
+    if workers <= 1:
+        yield from map(read, paths)
+        return
+    remaining = iter(paths)
+    with ThreadPoolExecutor(workers) as pool:
+        while batch := list(islice(remaining, _FILES_IN_FLIGHT)):
+            yield from pool.map(read, batch)
+
+
+def find_images(arguments: Iterable[str], *, on_skip: Callable[[Path], None] | None = None) -> Iterator[str]:
+    """Files behind files, folders and glob patterns, in order, folders sorted and searched to the bottom.
+
+    A path that is neither file, folder nor a pattern with a match is given back as it is, so that reading it says what
+    is wrong with it.
+
+    Args:
+        arguments: paths and patterns.
+        on_skip: called with every file of a folder that has no image suffix.
+    """
+    for argument in arguments:
+        path = Path(argument)
+        if path.is_dir():
+            for file in sorted(path.rglob("*")):
+                if file.suffix.lower() in IMAGE_SUFFIXES:
+                    if file.is_file():
+                        yield str(file)
+                elif on_skip is not None and file.is_file():
+                    on_skip(file)
+        elif path.exists() or not glob.has_magic(argument):
+            yield argument
+        else:
+            matches = sorted(glob.glob(argument, recursive=True))
+            yield from find_images(matches, on_skip=on_skip) if matches else [argument]
+
+
+def _orientation(image: Image.Image) -> int | None:
+    # PngImageFile.getexif decodes all pixels in search of EXIF data behind them; the base class reads what the header
+    # gave, and the chunks behind the pixels are walked without reading them.
+    if isinstance(image, PngImagePlugin.PngImageFile) and "exif" not in image.info:
+        late = _late_png_exif(image)
+        if late is not None:
+            image.info["exif"] = late
+    orientation: int | None = Image.Image.getexif(image).get(ExifTags.Base.Orientation)
+    return orientation
+
+
+def _late_png_exif(image: PngImagePlugin.PngImageFile) -> bytes | None:
+    """Contents of an eXIf chunk behind the pixels of a PNG file."""
+    file = image.fp
+    if file is None:
+        return None
+    position = file.tell()
+    try:
+        file.seek(8)  # the signature
+        while len(head := file.read(8)) == 8:
+            length = int.from_bytes(head[:4], "big")
+            if head[4:] == b"eXIf":
+                return b"Exif\x00\x00" + file.read(length)
+            file.seek(length + 4, 1)  # contents and checksum
+        return None
+    finally:
+        file.seek(position)
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, FileNotFoundError):
+        return "no such file"
+    if isinstance(error, IsADirectoryError):
+        return "is a folder"
+    if isinstance(error, UnidentifiedImageError):
+        return "not an image that Pillow knows"
+    return f"{type(error).__name__}: {error}".rstrip(": ")

@@ -1,0 +1,281 @@
+"""The plan: the verdict on max_crops under given limits, with the limit that binds and the margin left."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from maxcrops._bounds import worst_case
+from maxcrops._counting import _as_sizes
+from maxcrops.planning.images import ImageSummary, knee, summarise
+from maxcrops.planning.limits import VERDICTS, Limit, SequenceLimit, Use, Verdict
+from maxcrops.specs import Spec
+
+DEFAULT_MAX_SEQUENCE_LENGTH = 4096
+"""Tokens; what Molmo's configuration says."""
+
+_ROWS_BEYOND = 4
+"""Rows after the last value that fits and the spec's own."""
+
+_MOST_ROWS = 4096
+
+
+@dataclass(frozen=True)
+class PlanRow:
+    """One value of max_crops, in its worst case over all image sizes."""
+
+    max_crops: int
+    tokens: int
+    """Exact worst case of one image, sequence tokens."""
+    grid: tuple[int, int]
+    """(rows, cols) of the image that costs it."""
+    witness: tuple[int, int]
+    """(height, width) of that image, pixels."""
+    left_for_text: int
+    """Of the sequence, after the images; negative where they alone exceed it."""
+    uses: tuple[Use, ...]
+    """How it stands against each limit."""
+    attention: float
+    """Attention cost of the language model's prefill relative to the spec's own setting: the squared ratio of the
+    sequence lengths, text included."""
+    num_crops: int
+    """Worst case, the global crop included."""
+    connector_outputs: int
+    """Worst case."""
+    vit_patches: int
+    """Worst case."""
+    images: ImageSummary | None = None
+    """The given images."""
+
+    @property
+    def verdict(self) -> Verdict:
+        """The worst of the limits' verdicts."""
+        return max((use.verdict for use in self.uses), key=VERDICTS.index)
+
+    @property
+    def fits(self) -> bool:
+        """Whether every image fits every limit."""
+        return self.verdict != "over"
+
+    @property
+    def binding(self) -> Use:
+        """The limit with the least to spare, relative to what is available."""
+        return min(self.uses, key=lambda use: use.spare / max(use.available, 1))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data, for JSON."""
+        return {
+            "max_crops": self.max_crops,
+            "tokens": self.tokens,
+            "grid": list(self.grid),
+            "witness": list(self.witness),
+            "left_for_text": self.left_for_text,
+            "verdict": self.verdict,
+            "attention": self.attention,
+            "num_crops": self.num_crops,
+            "connector_outputs": self.connector_outputs,
+            "vit_patches": self.vit_patches,
+            "limits": [
+                {
+                    "limit": use.limit,
+                    "used": use.used,
+                    "available": use.available,
+                    "spare": use.spare,
+                    "unit": use.unit,
+                    "verdict": use.verdict,
+                    "evidence": use.evidence,
+                }
+                for use in self.uses
+            ],
+            "images": self.images.to_dict() if self.images else None,
+        }
+
+
+@dataclass(frozen=True, repr=False)
+class Plan:
+    """The verdict on max_crops for one model under given limits."""
+
+    spec: Spec
+    max_sequence_length: int
+    sequence_length_source: str
+    """Where it comes from: the caller, the model's configuration, or the default."""
+    text_tokens: int
+    images_per_sample: int
+    tight_margin: int
+    """Tokens; less to spare than this is tight."""
+    max_crops: int
+    """The value asked for, or the spec's own."""
+    row: PlanRow
+    """The row of that value."""
+    largest_max_crops: int | None
+    """The largest value at which every image fits every limit; None where none does."""
+    binding: Use
+    """The limit that binds: at the largest value that fits (or at the smallest, where none does)."""
+    rows: tuple[PlanRow, ...]
+    """Every value from the smallest to a few beyond the answer."""
+    knee: int | None
+    """The value after which more crops stop paying for the given images."""
+    num_images: int
+    """Images given."""
+
+    @property
+    def fits(self) -> bool:
+        """Whether every image fits at the value asked for."""
+        return self.row.fits
+
+    @property
+    def knob_ends(self) -> bool:
+        """Whether the answer is the last value that the model's knob has, instead of one that a limit sets."""
+        return self.largest_max_crops == self.spec.max_crops_range[1]
+
+    @property
+    def next_row(self) -> PlanRow | None:
+        """The first row that does not fit, after the answer."""
+        return next((row for row in self.rows if not row.fits), None)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data, for JSON."""
+        return {
+            "model": self.spec.to_dict(),
+            "max_sequence_length": self.max_sequence_length,
+            "sequence_length_source": self.sequence_length_source,
+            "text_tokens": self.text_tokens,
+            "images_per_sample": self.images_per_sample,
+            "tight_margin": self.tight_margin,
+            "max_crops": self.max_crops,
+            "verdict": self.row.verdict,
+            "fits": self.fits,
+            "largest_max_crops": self.largest_max_crops,
+            "binding": {"limit": self.binding.limit, "spare": self.binding.spare, "unit": self.binding.unit},
+            "knee": self.knee,
+            "num_images": self.num_images,
+            "rows": [row.to_dict() for row in self.rows],
+        }
+
+    def __repr__(self) -> str:
+        return (
+            f"Plan({self.spec.key!r}: largest safe max_crops {self.largest_max_crops}, bound by {self.binding.limit}"
+            f" with {self.binding.spare} {self.binding.unit} to spare;"
+            f" max_crops {self.max_crops} is {self.row.verdict})"
+        )
+
+
+def plan(
+    spec: Spec,
+    *,
+    max_sequence_length: int | None = None,
+    text_tokens: int = 512,
+    max_crops: int | None = None,
+    images_per_sample: int = 1,
+    tight_margin: int = 100,
+    sizes: npt.ArrayLike | None = None,
+    max_crops_list: Sequence[int] | None = None,
+    num_threads: int = 1,
+) -> Plan:
+    """How many crops are safe, and why.
+
+    A value is *over* when some image does not fit beside the text, *tight* when every image fits with fewer than
+    ``tight_margin`` tokens to spare, *safe* otherwise. The answer is the largest value at which every image fits.
+
+    Args:
+        spec: from ``get_spec`` or ``load_spec``.
+        max_sequence_length: tokens; the model's own configuration where None, or 4096 where that is not known.
+        text_tokens: tokens reserved for prompt, chat template and answer.
+        max_crops: the value to judge; the spec's own where None.
+        images_per_sample: images that share one sequence.
+        tight_margin: tokens.
+        sizes: integers [N, 2], (height, width) of images to summarise at every value.
+        max_crops_list: the values to tabulate; from the smallest to a few beyond the answer where None.
+        num_threads: for the summaries.
+
+    Returns:
+        A Plan.
+
+    Raises:
+        TypeError, ValueError: an argument that is no integer, or out of range.
+
+    >>> from maxcrops import get_spec
+    >>> plan(get_spec("molmo-7b-d"), max_sequence_length=4096, text_tokens=512)
+    Plan('molmo-7b-d': largest safe max_crops 32, bound by sequence with 44 tokens to spare; max_crops 12 is safe)
+    """
+    source = "given"
+    if max_sequence_length is None:
+        max_sequence_length = spec.max_sequence_length or DEFAULT_MAX_SEQUENCE_LENGTH
+        source = "model configuration" if spec.max_sequence_length else "default"
+    _require_integer("max_sequence_length", max_sequence_length, 1)
+    _require_integer("text_tokens", text_tokens, 0)
+    _require_integer("images_per_sample", images_per_sample, 1)
+    _require_integer("tight_margin", tight_margin, 0)
+    array = None if sizes is None else _as_sizes("plan", sizes)
+
+    limits: list[Limit] = [SequenceLimit(max_sequence_length, text_tokens, images_per_sample, tight_margin)]
+    asked = spec.max_crops if max_crops is None else max_crops
+    default_tokens = worst_case(spec).tokens * images_per_sample + text_tokens
+
+    def make_row(value: int) -> PlanRow:
+        bound = worst_case(spec, max_crops=value)
+        tokens = bound.tokens * images_per_sample
+        images = None
+        if array is not None and len(array):
+            per_image = (max_sequence_length - text_tokens) // images_per_sample
+            images = summarise(spec, array, max_crops=value, max_tokens=per_image, num_threads=num_threads)
+        return PlanRow(
+            max_crops=value,
+            tokens=bound.tokens,
+            grid=bound.grid,
+            witness=bound.witness,
+            left_for_text=max_sequence_length - tokens,
+            uses=tuple(limit.use(spec, value) for limit in limits),
+            attention=((tokens + text_tokens) / default_tokens) ** 2,
+            num_crops=worst_case(spec, max_crops=value, count="crops").tokens,
+            connector_outputs=worst_case(spec, max_crops=value, count="connector_outputs").tokens,
+            vit_patches=worst_case(spec, max_crops=value, count="vit_patches").tokens,
+            images=images,
+        )
+
+    asked_row = make_row(asked)
+    largest_by_limit = [limit.largest(spec) for limit in limits]
+    largest = None if None in largest_by_limit else min(value for value in largest_by_limit if value is not None)
+    rows = tuple(make_row(value) for value in max_crops_list or _tabulated(spec, largest, asked))
+    within = [row for row in rows if row.fits]
+    summaries = [row.images for row in within if row.images is not None]
+    return Plan(
+        spec=spec,
+        max_sequence_length=max_sequence_length,
+        sequence_length_source=source,
+        text_tokens=text_tokens,
+        images_per_sample=images_per_sample,
+        tight_margin=tight_margin,
+        max_crops=asked,
+        row=asked_row,
+        largest_max_crops=largest,
+        binding=min(
+            (limit.use(spec, largest or spec.max_crops_range[0]) for limit in limits),
+            key=lambda use: use.spare / max(use.available, 1),
+        ),
+        rows=rows,
+        knee=knee([row.max_crops for row in within], summaries) if summaries else None,
+        num_images=0 if array is None else len(array),
+    )
+
+
+def _tabulated(spec: Spec, largest: int | None, asked: int) -> list[int]:
+    """Every value to a few beyond the answer; where those are too many, spaced by ratio. The asked one always."""
+    first, last = spec.max_crops_range
+    end = min(last, max(spec.max_crops, largest or first) + _ROWS_BEYOND)
+    if end - first < _MOST_ROWS:
+        values = set(range(first, end + 1))
+    else:
+        values = {int(value) for value in np.geomspace(first, end, _MOST_ROWS)} | {largest or first, end}
+    return sorted(values | {asked})
+
+
+def _require_integer(name: str, value: object, least: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
+        raise TypeError(f"[plan] {name} must be an integer, got {value!r}")
+    if not least <= value < 2**53:
+        raise ValueError(f"[plan] {name} must be in {least}..{2**53 - 1}, got {value}")
