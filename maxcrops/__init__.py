@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+try:
+    from maxcrops import _core
+except ImportError as error:
+    raise ImportError(
+        "[maxcrops] the extension maxcrops._core is not built here; in a clone, run 'pip install .' and start Python"
+        " elsewhere, or 'pip install -e .'"
+    ) from error
+
 from maxcrops._bounds import Bound, largest_max_crops, worst_case
-from maxcrops._core import Layout, View
 from maxcrops._counting import count_tokens, grids, scales
 from maxcrops._layout import layout
 from maxcrops.exceptions import (
@@ -16,6 +23,9 @@ from maxcrops.exceptions import (
 from maxcrops.planning import Plan, plan, rule_of_thumb
 from maxcrops.specs import Spec, get_spec, list_specs
 from maxcrops.specs.loading import load_spec
+
+Layout = _core.Layout
+View = _core.View
 
 __version__ = "0.1.0"
 
