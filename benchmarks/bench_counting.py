@@ -6,6 +6,9 @@ Run:  python benchmarks/bench_counting.py     writes results/counting.csv
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -185,6 +188,23 @@ def policy_cases() -> list[Case]:
     ]
 
 
+def command_line_case() -> Case:
+    """The whole command in a new process, beside an interpreter that does nothing."""
+
+    def run(*command: str) -> int:
+        here = Path(__file__).parent  # not the root, whose folder maxcrops holds no extension
+        return subprocess.run([sys.executable, *command], stdout=subprocess.DEVNULL, check=True, cwd=here).returncode
+
+    return Case(
+        "command line",
+        "runs",
+        [
+            Competitor("python -c pass", lambda: run("-c", "pass"), 1),
+            Competitor("maxcrops plan molmo-7b-d", lambda: run("-m", "maxcrops", "plan", "molmo-7b-d"), 1),
+        ],
+    )
+
+
 if __name__ == "__main__":
     write_results(
         "counting",
@@ -196,5 +216,6 @@ if __name__ == "__main__":
             one_call_case(24),
             worst_case_case(128),
             *policy_cases(),
+            command_line_case(),
         ],
     )

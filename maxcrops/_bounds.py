@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 from maxcrops import _core
 from maxcrops._arguments import require_arguments
-from maxcrops._core import Layout
 from maxcrops._counting import CountName, _count
 from maxcrops.exceptions import BudgetTooSmallError
 from maxcrops.specs import Spec
@@ -22,11 +21,6 @@ class Bound:
     """(rows, cols) of local crops of the witness."""
     witness: tuple[int, int]
     """(height, width) in pixels of an image that attains it."""
-    layout: Layout
-    """The witness's Layout."""
-
-    def __repr__(self) -> str:
-        return f"Bound(tokens={self.tokens}, grid={self.grid}, witness={self.witness})"
 
 
 def worst_case(spec: Spec, *, max_crops: int | None = None, count: CountName = "sequence_tokens") -> Bound:
@@ -56,7 +50,7 @@ def worst_case(spec: Spec, *, max_crops: int | None = None, count: CountName = "
     except (TypeError, AttributeError):
         require_arguments("worst_case", spec, max_crops=max_crops)
         raise
-    return Bound(tokens=tokens, grid=layout.grid, witness=(layout.height, layout.width), layout=layout)
+    return Bound(tokens=tokens, grid=layout.grid, witness=(layout.height, layout.width))
 
 
 def largest_max_crops(spec: Spec, *, max_tokens: int, count: CountName = "sequence_tokens") -> int:

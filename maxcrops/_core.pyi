@@ -302,6 +302,8 @@ class View:
         (top, left, height, width) of each crop on the canvas, margins included, in the encoder's order.
         """
 
+    def __repr__(self) -> "std::__cxx11::basic_string<char, std::char_traits<char>, std::allocator<char> >": ...
+
 class Layout:
     """What happens to one image: grid, canvas, views, crop order and counts."""
 
@@ -360,6 +362,8 @@ class Layout:
     @property
     def views(self) -> list[View]:
         """In the order in which the crops reach the encoder."""
+
+    def __repr__(self) -> "std::__cxx11::basic_string<char, std::char_traits<char>, std::allocator<char> >": ...
 
 def layout(spec: Spec, height: int, width: int, max_crops: int | None = None) -> Layout: ...
 

@@ -20,6 +20,8 @@ namespace {
 nb::tuple to_tuple(Size s) { return nb::make_tuple(s.height, s.width); }
 nb::tuple to_tuple(const Box& b) { return nb::make_tuple(b.top, b.left, b.height, b.width); }
 
+std::string text(Size s) { return std::to_string(s.height) + "x" + std::to_string(s.width); }
+
 template <typename T>
 nb::list to_list(const std::vector<T>& items) {
     nb::list list;
@@ -44,7 +46,11 @@ void bind_layout(nb::module_& m) {
                      "(top, left, height, width) of the image on the canvas; the rest is padding.")
         .def_prop_ro("crops", [](const View& v) { return to_list(v.crops); },
                      nb::sig("def crops(self) -> list[tuple[int, int, int, int]]"),
-                     "(top, left, height, width) of each crop on the canvas, margins included, in the encoder's order.");
+                     "(top, left, height, width) of each crop on the canvas, margins included, in the encoder's order.")
+        .def("__repr__", [](const View& v) {
+            return std::string("View(") + (v.is_global ? "global, " : "local, ") + std::to_string(v.crops.size()) +
+                   " crops on a canvas of " + text(v.canvas) + " px)";
+        });
 
     nb::class_<Layout>(m, "Layout", "What happens to one image: grid, canvas, views, crop order and counts.")
         .def_prop_ro("height", [](const Layout& l) { return l.image.height; }, "Of the image, pixels.")
@@ -70,7 +76,11 @@ void bind_layout(nb::module_& m) {
                      },
                      nb::sig("def margins(self) -> tuple[int, int]"),
                      "(before, behind): what a crop shares with its neighbours on either side, pixels.")
-        .def_prop_ro("views", &Layout::views, "In the order in which the crops reach the encoder.");
+        .def_prop_ro("views", &Layout::views, "In the order in which the crops reach the encoder.")
+        .def("__repr__", [](const Layout& l) {
+            return "Layout(" + text(l.image) + " px: grid " + text({l.grid.rows, l.grid.cols}) + ", " +
+                   std::to_string(l.num_crops) + " crops, " + std::to_string(l.sequence_tokens) + " sequence tokens)";
+        });
 
     m.def(
         "layout",

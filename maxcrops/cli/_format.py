@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from maxcrops.planning import Plan, PlanRow, RuleOfThumb
@@ -15,6 +14,8 @@ from maxcrops.planning.rule_of_thumb import RECOMMENDATIONS, TOKENS_PER_CROP, TO
 from maxcrops.specs import Spec
 
 if TYPE_CHECKING:
+    from rich.progress import Progress
+
     from maxcrops.data import ImageFile
 
 _STYLES = {"safe": "green", "tight": "yellow", "over": "red"}
@@ -27,6 +28,8 @@ def console() -> Console:
 
 def progress() -> Progress:
     """A progress bar on standard error; silent where that is not a terminal."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
