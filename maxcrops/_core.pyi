@@ -302,7 +302,7 @@ class View:
         (top, left, height, width) of each crop on the canvas, margins included, in the encoder's order.
         """
 
-    def __repr__(self) -> "std::__cxx11::basic_string<char, std::char_traits<char>, std::allocator<char> >": ...
+    def __repr__(self) -> str: ...
 
 class Layout:
     """What happens to one image: grid, canvas, views, crop order and counts."""
@@ -363,7 +363,7 @@ class Layout:
     def views(self) -> list[View]:
         """In the order in which the crops reach the encoder."""
 
-    def __repr__(self) -> "std::__cxx11::basic_string<char, std::char_traits<char>, std::allocator<char> >": ...
+    def __repr__(self) -> str: ...
 
 def layout(spec: Spec, height: int, width: int, max_crops: int | None = None) -> Layout: ...
 

@@ -54,3 +54,9 @@ def test_plan_listing() -> None:
 def test_glossary_defines(word: str) -> None:
     glossary = README.partition("## Words")[2]
     assert re.search(rf"^\| {word} \| ", glossary, flags=re.MULTILINE)
+
+
+def test_layout_and_views_read_well() -> None:
+    layout = mc.layout(mc.get_spec("molmo"), height=1080, width=1920)
+    assert repr(layout) == "Layout(1080x1920 px: grid 3x4, 13 crops, 1196 sequence tokens)"
+    assert repr(layout.views[1]) == "View(local, 12 crops on a canvas of 784x1008 px)"
