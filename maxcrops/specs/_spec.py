@@ -318,21 +318,34 @@ class Spec:
             TypeError: an unknown field; the message lists the fields.
             ValueError: a value that a rule does not allow.
         """
-        parts: dict[str, Any] = {"grid": self.grid, "crop": self.crop, "tokens": self.tokens}
         own: dict[str, Any] = {"chosen": dict(self.chosen)}
-        for name, value in _expand_choices(self, changes, own["chosen"]).items():
-            target = self.aliases.get(name, name)
-            if target in parts:
-                parts[target] = value
-                continue
-            holder = next((part for part, rule in parts.items() if target in _field_names(rule)), None)
-            if holder is not None:
-                parts[holder] = dataclasses.replace(parts[holder], **{target: _frozen(value)})
-            elif target in _field_names(self):
-                own[target] = value
-            else:
+        parts: dict[str, Any] = {"grid": self.grid, "crop": self.crop, "tokens": self.tokens}
+        fields = {self.aliases.get(name, name): value for name, value in changes.items() if name not in self.choices}
+        # A field of the rules as they are is set before a choice replaces a rule, one of the new rule after it.
+        fields = _set_fields(parts, fields)
+        for choice in changes.keys() & self.choices.keys():
+            remaining = _set_fields(parts, self._choose(choice, changes[choice], own["chosen"]))
+            assert not remaining, f"{self.key}: {choice} changes unknown fields {remaining}"
+        fields = _set_fields(parts, fields)
+        for name, value in fields.items():
+            if name not in _field_names(self):
                 raise TypeError(f"[spec] {self.key} has no field {name!r}; it has {', '.join(self._known_names())}")
+            own[name] = value
         return dataclasses.replace(self, **parts, **own)
+
+    def _choose(self, choice: str, value: object, chosen: dict[str, str]) -> dict[str, Any]:
+        """What a choice stands for; notes it in `chosen`. Nothing where it is made already."""
+        values = self.choices[choice]
+        name = str(value).lower() if isinstance(value, bool) else value
+        if not isinstance(name, str) or name not in values:
+            raise ValueError(f"[spec] {choice} of {self.key} must be one of {', '.join(values)}, got {value!r}")
+        default = next(iter(values))
+        if name == chosen.get(choice, default):
+            return {}
+        chosen.pop(choice, None)
+        if name != default:
+            chosen[choice] = name
+        return dict(values[name])
 
     def differences(self, other: Spec) -> dict[str, tuple[object, object]]:
         """Fields of the rules in which two specs differ, as (here, there)."""
@@ -401,19 +414,15 @@ def _frozen(value: Any) -> Any:
     return tuple(_frozen(item) for item in value) if isinstance(value, (list, tuple)) else value
 
 
-def _expand_choices(spec: Spec, changes: dict[str, Any], chosen: dict[str, str]) -> dict[str, Any]:
-    """Replaces each choice by what it stands for, choices first, and notes it in `chosen`."""
-    expanded: dict[str, Any] = {}
-    for choice in [name for name in changes if name in spec.choices]:
-        values = spec.choices[choice]
-        value = changes[choice]
-        if isinstance(value, bool):
-            value = str(value).lower()
-        if value not in values:
-            raise ValueError(f"[spec] {choice} of {spec.key} must be one of {', '.join(values)}, got {value!r}")
-        expanded.update(values[value])
-        chosen.pop(choice, None)
-        if value != next(iter(values)):
-            chosen[choice] = value
-    expanded.update({name: value for name, value in changes.items() if name not in spec.choices})
-    return expanded
+def _set_fields(parts: dict[str, Any], fields: dict[str, Any]) -> dict[str, Any]:
+    """Sets the fields that the parts have, or whole parts, and returns the others."""
+    others: dict[str, Any] = {}
+    for name, value in fields.items():
+        holder = next((part for part, rule in parts.items() if name in _field_names(rule)), None)
+        if name in parts:
+            parts[name] = value
+        elif holder is not None:
+            parts[holder] = dataclasses.replace(parts[holder], **{name: _frozen(value)})
+        else:
+            others[name] = value
+    return others
