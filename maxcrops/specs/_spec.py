@@ -6,10 +6,10 @@ A grid rule says how the grid of local crops is found, a crop rule what a crop i
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, ClassVar, Literal, TypeAlias
+from typing import Any, ClassVar, Literal, TypeAlias, get_args, get_type_hints
 
 from maxcrops import _core
 
@@ -287,6 +287,8 @@ class Spec:
 
     @cached_property
     def _core(self) -> _core.Spec:
+        for rule in (self.grid, self.crop, self.tokens):
+            _require_types(self.key, rule)
         return _core.Spec(self.key, self.grid._lower(), self.crop._lower(), self.tokens._lower())
 
     def __post_init__(self) -> None:
@@ -426,3 +428,37 @@ def _set_fields(parts: dict[str, Any], fields: dict[str, Any]) -> dict[str, Any]
         else:
             others[name] = value
     return others
+
+
+def _is_integer(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and -(2**63) <= value < 2**63
+
+
+def _is_pair(value: object) -> bool:
+    return isinstance(value, tuple) and len(value) == 2 and all(map(_is_integer, value))
+
+
+_TYPES: dict[str, tuple[str, Callable[[Any], bool]]] = {
+    "int": ("an integer", _is_integer),
+    "int | None": ("an integer or None", lambda value: value is None or _is_integer(value)),
+    "bool": ("true or false", lambda value: isinstance(value, bool)),
+    "tuple[int, int]": ("a pair of integers", _is_pair),
+    "tuple[tuple[int, int], ...]": (
+        "a list of pairs of integers",
+        lambda value: isinstance(value, tuple) and all(map(_is_pair, value)),
+    ),
+}
+
+
+def _require_types(key: str, rule: GridRule | CropRule | TokenRule) -> None:
+    """Raises TypeError or ValueError for the first field whose value is not of the field's type."""
+    for f in dataclasses.fields(rule):
+        value = getattr(rule, f.name)
+        if f.type in _TYPES:
+            wanted, fits = _TYPES[str(f.type)]
+            if not fits(value):
+                raise TypeError(f"[spec] {key}: {f.name} must be {wanted}, got {value!r}")
+        else:
+            allowed = get_args(get_type_hints(type(rule))[f.name])
+            if value not in allowed:
+                raise ValueError(f"[spec] {key}: {f.name} must be one of {', '.join(allowed)}, got {value!r}")

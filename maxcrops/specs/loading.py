@@ -133,15 +133,11 @@ def _recognise(files: dict[Document, _File], path: Path) -> Family:
                 if value in getattr(family, attribute):
                     return family
     if "training" in files:
-        # The family with the most of its own keys; a later model keeps its predecessor's.
-        score = {
-            family: sum(files["training"].get(key) is not None for key in family.training_keys)
-            for family in FAMILIES
-            if family.training_keys
-        }
-        best = max(score, key=lambda family: score[family])
-        if score[best]:
-            return best
+        # The family with the most of its own keys: a later model keeps its predecessor's.
+        training = files["training"]
+        scores = [sum(training.get(key) is not None for key in family.training_keys) for family in FAMILIES]
+        if max(scores):
+            return FAMILIES[scores.index(max(scores))]
     told = f"its files name {', '.join(dict.fromkeys(named))}" if named else "its files name no model"
     words = " ".join(named) or path.name
     nearest = list(dict.fromkeys(key for word in [*named, path.name] for key in nearest_keys(word))) or nearest_keys(
