@@ -17,10 +17,13 @@ using Counts = nb::ndarray<int64_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using Grids = nb::ndarray<int64_t, nb::shape<-1, 2>, nb::c_contig, nb::device::cpu>;
 using Scales = nb::ndarray<double, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 
-template <typename Out>
-int64_t common_length(const Sizes& sizes, const Out& out) {
+// Checks shapes, resolves the knob and runs one of the core's batch functions without the GIL.
+template <typename Out, typename Batch>
+void run(const Spec& spec, const Sizes& sizes, const Out& out, std::optional<int64_t> max_crops, const Batch& batch) {
     if (sizes.shape(0) != out.shape(0)) throw nb::value_error("[batch] out must have as many rows as sizes");
-    return static_cast<int64_t>(sizes.shape(0));
+    const Knob knob = resolve_knob(spec, max_crops);
+    nb::gil_scoped_release release;
+    batch(spec, knob, sizes.data(), static_cast<int64_t>(sizes.shape(0)), out.data());
 }
 
 }  // namespace
@@ -29,29 +32,26 @@ void bind_counting(nb::module_& m) {
     m.def(
         "count_batch",
         [](const Spec& spec, Sizes sizes, Counts out, Count count, std::optional<int64_t> max_crops, int num_threads) {
-            const int64_t n = common_length(sizes, out);
-            const Knob knob = resolve_knob(spec, max_crops);
-            nb::gil_scoped_release release;
-            count_batch(spec, knob, count, sizes.data(), n, num_threads, out.data());
+            run(spec, sizes, out, max_crops, [&](auto& s, auto& knob, auto* in, int64_t n, auto* to) {
+                count_batch(s, knob, count, in, n, num_threads, to);
+            });
         },
         nb::arg("spec"), nb::arg("sizes"), nb::arg("out"), nb::arg("count"), nb::arg("max_crops").none(),
         nb::arg("num_threads"));
     m.def(
         "grid_batch",
         [](const Spec& spec, Sizes sizes, Grids out, std::optional<int64_t> max_crops, int num_threads) {
-            const int64_t n = common_length(sizes, out);
-            const Knob knob = resolve_knob(spec, max_crops);
-            nb::gil_scoped_release release;
-            grid_batch(spec, knob, sizes.data(), n, num_threads, out.data());
+            run(spec, sizes, out, max_crops, [&](auto& s, auto& knob, auto* in, int64_t n, auto* to) {
+                grid_batch(s, knob, in, n, num_threads, to);
+            });
         },
         nb::arg("spec"), nb::arg("sizes"), nb::arg("out"), nb::arg("max_crops").none(), nb::arg("num_threads"));
     m.def(
         "scale_batch",
         [](const Spec& spec, Sizes sizes, Scales out, std::optional<int64_t> max_crops, int num_threads) {
-            const int64_t n = common_length(sizes, out);
-            const Knob knob = resolve_knob(spec, max_crops);
-            nb::gil_scoped_release release;
-            scale_batch(spec, knob, sizes.data(), n, num_threads, out.data());
+            run(spec, sizes, out, max_crops, [&](auto& s, auto& knob, auto* in, int64_t n, auto* to) {
+                scale_batch(s, knob, in, n, num_threads, to);
+            });
         },
         nb::arg("spec"), nb::arg("sizes"), nb::arg("out"), nb::arg("max_crops").none(), nb::arg("num_threads"));
 }

@@ -12,6 +12,11 @@
 namespace nb = nanobind;
 
 namespace maxcrops::bindings {
+namespace {
+
+using Pairs = std::vector<std::pair<int64_t, int64_t>>;
+
+}  // namespace
 
 void bind_spec(nb::module_& m) {
     nb::enum_<GridPolicy>(m, "GridPolicy")
@@ -43,12 +48,23 @@ void bind_spec(nb::module_& m) {
         .def_rw("clamp_reduced_sides", &GridRule::clamp_reduced_sides)
         .def_rw("longest_edge", &GridRule::longest_edge)
         .def_rw("longest_edge_limit", &GridRule::longest_edge_limit)
-        .def("set_resolutions",
-             [](GridRule& rule, const std::vector<std::pair<int64_t, int64_t>>& resolutions) {
-                 rule.resolutions.clear();
-                 for (const auto& [height, width] : resolutions) rule.resolutions.push_back({height, width});
-             })
-        .def("set_fixed_grid", [](GridRule& rule, int64_t rows, int64_t cols) { rule.fixed_grid = {rows, cols}; });
+        .def_prop_rw(
+            "resolutions",
+            [](const GridRule& rule) {
+                Pairs pairs;
+                for (const Size& entry : rule.resolutions) pairs.emplace_back(entry.height, entry.width);
+                return pairs;
+            },
+            [](GridRule& rule, const Pairs& pairs) {
+                rule.resolutions.clear();
+                for (const auto& [height, width] : pairs) rule.resolutions.push_back({height, width});
+            })
+        .def_prop_rw(
+            "rows", [](const GridRule& rule) { return rule.fixed_grid.rows; },
+            [](GridRule& rule, int64_t rows) { rule.fixed_grid.rows = rows; })
+        .def_prop_rw(
+            "cols", [](const GridRule& rule) { return rule.fixed_grid.cols; },
+            [](GridRule& rule, int64_t cols) { rule.fixed_grid.cols = cols; });
     nb::class_<CropRule>(m, "CropRule")
         .def(nb::init<>())
         .def_rw("crop_size", &CropRule::crop_size)

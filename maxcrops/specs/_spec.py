@@ -16,93 +16,73 @@ from maxcrops import _core
 # -- grid rules: one class a policy ------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, kw_only=True)
-class Fixed:
-    """The same grid for every image; 0 x 0 leaves only the global crop."""
+class _GridRule:
+    policy: ClassVar[str]
+    knob_field: ClassVar[str | None]
+    """The field that max_crops stands for."""
 
-    policy: ClassVar[str] = "fixed"
-    knob_field: ClassVar[str | None] = None
-    rows: int
-    cols: int
-
-    def _lower(self) -> _core.GridRule:
+    def _lower(self: Any) -> _core.GridRule:
         rule = _core.GridRule()
         rule.policy = _core.GridPolicy[self.policy.upper()]
-        rule.set_fixed_grid(self.rows, self.cols)
+        for f in dataclasses.fields(self):
+            setattr(rule, f.name, getattr(self, f.name))
         return rule
 
 
 @dataclass(frozen=True, kw_only=True)
-class ScaleFit:
+class Fixed(_GridRule):
+    """The same grid for every image; 0 x 0 leaves only the global crop."""
+
+    policy = "fixed"
+    knob_field = None
+    rows: int
+    cols: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScaleFit(_GridRule):
     """Least upscaling to a canvas of at most max_crops crops, else least downscaling, then fewest crops."""
 
-    policy: ClassVar[str] = "scale_fit"
-    knob_field: ClassVar[str | None] = "max_crops"
+    policy = "scale_fit"
+    knob_field = "max_crops"
     max_crops: int
     """Most local crops."""
     clamp_reduced_sides: bool = False
     """Whether a side shorter than the overlap margins counts as 1 px instead of forcing one crop."""
 
-    def _lower(self) -> _core.GridRule:
-        rule = _core.GridRule()
-        rule.policy = _core.GridPolicy[self.policy.upper()]
-        rule.max_crops = self.max_crops
-        rule.clamp_reduced_sides = self.clamp_reduced_sides
-        return rule
-
 
 @dataclass(frozen=True, kw_only=True)
-class ClosestRatio:
+class ClosestRatio(_GridRule):
     """The grid whose aspect ratio is nearest to the image's; equal ratios are decided by the image's area."""
 
-    policy: ClassVar[str] = "closest_ratio"
-    knob_field: ClassVar[str | None] = "max_crops"
+    policy = "closest_ratio"
+    knob_field = "max_crops"
     max_crops: int
     """Most local crops."""
     min_crops: int = 1
     """Fewest local crops."""
 
-    def _lower(self) -> _core.GridRule:
-        rule = _core.GridRule()
-        rule.policy = _core.GridPolicy[self.policy.upper()]
-        rule.max_crops = self.max_crops
-        rule.min_crops = self.min_crops
-        return rule
-
 
 @dataclass(frozen=True, kw_only=True)
-class BestResolution:
+class BestResolution(_GridRule):
     """The listed resolution that keeps most of the image, then the one that wastes least."""
 
-    policy: ClassVar[str] = "best_resolution"
-    knob_field: ClassVar[str | None] = "resolutions"
+    policy = "best_resolution"
+    knob_field = "resolutions"
     resolutions: tuple[tuple[int, int], ...]
     """(height, width) in pixels. A call's max_crops leaves out the entries that make more local crops."""
 
-    def _lower(self) -> _core.GridRule:
-        rule = _core.GridRule()
-        rule.policy = _core.GridPolicy[self.policy.upper()]
-        rule.set_resolutions(list(self.resolutions))
-        return rule
-
 
 @dataclass(frozen=True, kw_only=True)
-class CeilGrid:
+class CeilGrid(_GridRule):
     """Scale the long side to longest_edge, then round both sides up to whole crops."""
 
-    policy: ClassVar[str] = "ceil_grid"
-    knob_field: ClassVar[str | None] = "longest_edge"
+    policy = "ceil_grid"
+    knob_field = "longest_edge"
     longest_edge: int
     """Pixels. A call's max_crops sets the largest multiple of the crop size whose square grid it holds."""
     longest_edge_limit: int = 4096
     """Pixels; longer edges are scaled back to it."""
-
-    def _lower(self) -> _core.GridRule:
-        rule = _core.GridRule()
-        rule.policy = _core.GridPolicy[self.policy.upper()]
-        rule.longest_edge = self.longest_edge
-        rule.longest_edge_limit = self.longest_edge_limit
-        return rule
 
 
 GridRule: TypeAlias = Fixed | ScaleFit | ClosestRatio | BestResolution | CeilGrid

@@ -42,6 +42,16 @@ SPEC = Spec(
     ),
 )
 
+CROPS_OF_384 = {"longest_edge": 4 * 384, "crop_size": 384, "tokens_per_crop": 81, "pooling": (3, 3)}
+CROPS_OF_512 = {
+    "longest_edge": 4 * 512,
+    "crop_size": 512,
+    "patch_size": 16,
+    "tokens_per_crop": 64,
+    "pooling": (4, 4),
+}
+"""What the SmolVLM checkpoints change, those with a vision encoder for 384 px and those with one for 512 px."""
+
 READS = (
     Read("longest_edge", "image_processor", "size.longest_edge"),
     Read("crop_size", "image_processor", "max_image_size", square),
@@ -67,19 +77,13 @@ FAMILY = Family(
             repositories=("HuggingFaceTB/SmolVLM-Instruct",),
             where="https://huggingface.co/HuggingFaceTB/SmolVLM-Instruct, preprocessor_config.json",
             checked=_CHECKED,
-            changes={"longest_edge": 4 * 384, "crop_size": 384, "tokens_per_crop": 81, "pooling": (3, 3)},
+            changes=CROPS_OF_384,
         ),
         "smolvlm-256m-instruct": Checkpoint(
             repositories=("HuggingFaceTB/SmolVLM-256M-Instruct", "HuggingFaceTB/SmolVLM-500M-Instruct"),
             where="https://huggingface.co/HuggingFaceTB/SmolVLM-256M-Instruct, preprocessor_config.json",
             checked=_CHECKED,
-            changes={
-                "longest_edge": 4 * 512,
-                "crop_size": 512,
-                "patch_size": 16,
-                "tokens_per_crop": 64,
-                "pooling": (4, 4),
-            },
+            changes=CROPS_OF_512,
         ),
     },
 )

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from maxcrops.specs._family import Checkpoint, Family
 from maxcrops.specs._spec import Source
-from maxcrops.specs.idefics3 import READS
+from maxcrops.specs.idefics3 import CROPS_OF_384, CROPS_OF_512, READS
 from maxcrops.specs.idefics3 import SPEC as IDEFICS3
 
 _CHECKED = "2026-11-24"
@@ -37,7 +37,7 @@ FAMILY = Family(
             repositories=("HuggingFaceTB/SmolVLM2-2.2B-Instruct",),
             where="https://huggingface.co/HuggingFaceTB/SmolVLM2-2.2B-Instruct, preprocessor_config.json",
             checked=_CHECKED,
-            changes={"longest_edge": 4 * 384, "crop_size": 384, "tokens_per_crop": 81, "pooling": (3, 3)},
+            changes=CROPS_OF_384,
         ),
         "smolvlm2-256m-video-instruct": Checkpoint(
             repositories=(
@@ -46,13 +46,7 @@ FAMILY = Family(
             ),
             where="https://huggingface.co/HuggingFaceTB/SmolVLM2-256M-Video-Instruct, preprocessor_config.json",
             checked=_CHECKED,
-            changes={
-                "longest_edge": 4 * 512,
-                "crop_size": 512,
-                "patch_size": 16,
-                "tokens_per_crop": 64,
-                "pooling": (4, 4),
-            },
+            changes=CROPS_OF_512,
         ),
     },
 )
