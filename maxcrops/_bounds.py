@@ -45,11 +45,8 @@ def worst_case(spec: Spec, *, max_crops: int | None = None, count: CountName = "
     >>> worst_case(get_spec("molmo-7b-d"), max_crops=12)
     Bound(tokens=1460, grid=(12, 1), witness=(2800, 336))
     """
-    try:
-        tokens, layout = _core.worst_case(spec._core, max_crops, _count(count))
-    except (TypeError, AttributeError):
-        require_arguments("worst_case", spec, max_crops=max_crops)
-        raise
+    require_arguments("worst_case", spec, max_crops=max_crops)
+    tokens, layout = _core.worst_case(spec._core, max_crops, _count(count))
     return Bound(tokens=tokens, grid=layout.grid, witness=(layout.height, layout.width))
 
 

@@ -29,6 +29,8 @@ def layout(spec: Spec, *, height: int, width: int, max_crops: int | None = None)
     >>> image.grid, image.num_crops, image.sequence_tokens
     ((3, 4), 13, 1196)
     """
+    if type(height) is bool or type(width) is bool or type(max_crops) is bool:  # the binding takes them for 0 and 1
+        require_arguments("layout", spec, height=height, width=width, max_crops=max_crops)
     try:
         return _core.layout(spec._core, height, width, max_crops)
     except (TypeError, AttributeError):

@@ -12,6 +12,8 @@
 namespace nb = nanobind;
 
 NB_MODULE(_core, m) {
+    // Specs are cached for the life of the process, and interpreters do not always free such caches at exit.
+    nb::set_leak_warnings(false);
     m.doc() = "Geometry and counts of crop-based vision-language models; the documented faces are in maxcrops.";
     m.attr("MAX_SIDE") = maxcrops::kMaxSide;
     m.attr("MAX_CROPS_LIMIT") = maxcrops::kMaxCropsLimit;

@@ -1,5 +1,6 @@
 #include "bounds.h"
 
+#include <algorithm>
 #include <numeric>
 
 #include "count_arithmetic.h"
@@ -20,13 +21,15 @@ Size closest_ratio_witness(const Spec& spec, Grid grid) {
     return {grid.rows / k * side, grid.cols / k * side};
 }
 
-// The most columns of each number of rows. See Note [Bounds].
+// Among grids that cannot grow in either direction: the most rows for each number of columns. See Note [Bounds].
 Grid worst_grid(const Spec& spec, int64_t max_crops, const CountFormula& formula) {
     const int64_t min_crops = spec.grid.policy == GridPolicy::kClosestRatio ? spec.grid.min_crops : 1;
     Grid worst{1, 1};
     double most = -1;
     for (int64_t rows = 1; rows <= max_crops; ++rows) {
-        const Grid grid{rows, max_crops / rows};
+        const int64_t cols = max_crops / rows;
+        rows = max_crops / cols;
+        const Grid grid{rows, cols};
         if (grid.count() < min_crops) continue;
         const double count = count_one(formula, static_cast<double>(grid.rows), static_cast<double>(grid.cols));
         if (count > most) {
@@ -35,6 +38,27 @@ Grid worst_grid(const Spec& spec, int64_t max_crops, const CountFormula& formula
         }
     }
     return worst;
+}
+
+// Whether the feature map of a resolution has its aspect ratio, so that an image that fills it is not unpadded.
+bool fills_its_map(const CropRule& crop, Size entry) {
+    return entry.height / crop.crop_size * entry.width == entry.width / crop.crop_size * entry.height;
+}
+
+// Images that fill one side of a resolution, and, where another resolution begins to hold the image, images whose
+// ratio lies as close to that edge as kMaxSide allows.
+template <typename Offer>
+void offer_fitting(const Spec& spec, Size entry, const Offer& offer) {
+    for (int64_t height = 1; height <= entry.height; ++height) offer({height, entry.width});
+    for (int64_t width = 1; width <= entry.width; ++width) offer({entry.height, width});
+    for (const Size& other : spec.grid.resolutions) {
+        for (int64_t zoom = 1; zoom * std::max(entry.height, entry.width) < kMaxSide / 2; zoom *= 16) {
+            for (const int64_t step : {-1, 1}) {
+                if (other.height <= entry.height) offer({other.height * zoom + step, entry.width * zoom});
+                if (other.width <= entry.width) offer({entry.height * zoom, other.width * zoom + step});
+            }
+        }
+    }
 }
 
 // The image of the largest count among a few that stand for all. See Note [Bounds].
@@ -51,7 +75,9 @@ Size worst_image(const Spec& spec, const Knob& knob, const CountFormula& formula
     };
     if (spec.grid.policy == GridPolicy::kBestResolution) {
         for (const Size& entry : spec.grid.resolutions) {
-            if (crops_of(spec.crop, entry) <= knob.max_crops) offer(entry);
+            if (crops_of(spec.crop, entry) > knob.max_crops) continue;
+            offer(entry);
+            if (spec.tokens.unpad && !fills_its_map(spec.crop, entry)) offer_fitting(spec, entry, offer);
         }
     } else if (spec.grid.policy == GridPolicy::kCeilGrid) {
         const int64_t edge = knob.longest_edge;

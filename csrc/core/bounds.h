@@ -16,12 +16,16 @@ struct Bound {
 // Note [Bounds]
 // Every grid that a policy can choose has an image size that makes it choose that grid, and unpadding only removes
 // features; so the maximum over all images is the maximum over one witness per grid. Every coefficient of a count is
-// at least 0, so for a number of rows only the most columns matter (scale_fit, closest_ratio).
+// at least 0, so only grids matter that have no room for another row or column (scale_fit, closest_ratio).
 //   scale_fit:       (rows * T + margins, cols * T + margins): s = 1 is reached by that grid first.
 //   closest_ratio:   with rows : cols = k * (r : c) in lowest terms, (r * s, c * s) with s the least integer above
 //                    T * k / sqrt(2): equal differences are decided by h * w > T^2 * crops / 2, which holds for k and
 //                    not for k + 1.
-//   best_resolution: each listed size itself: it is kept whole, and every larger one wastes more.
+//   best_resolution: each listed size itself: it is kept whole, and every larger one wastes more. Where the feature
+//                    map has another ratio than its resolution (a crop size that does not divide it), such an image is
+//                    unpadded; then all images that fill one side of the resolution. At one ratio, a resolution that is
+//                    chosen at all is chosen by the image that just fits it; the count grows as the ratio nears the
+//                    map's, so its maximum lies at the map's ratio or at the edge to another resolution.
 //   ceil_grid:       the long side always ends on the same length, and an even short side stays what it is: all even
 //                    short sides, 1 px (through a ratio beyond the longest edge) and the square.
 Bound worst_case(const Spec& spec, const Knob& knob, Count count);

@@ -105,7 +105,10 @@ std::vector<View> Layout::views() const {
 }
 
 double Layout::scale() const {
-    const auto ratio = [](int64_t to, int64_t from) { return static_cast<double>(to) / static_cast<double>(from); };
+    // A side that a letterbox truncates to 0 px keeps less than 1 px; 1 px keeps the scale positive.
+    const auto ratio = [](int64_t to, int64_t from) {
+        return static_cast<double>(std::max<int64_t>(to, 1)) / static_cast<double>(from);
+    };
     double scale = std::min(ratio(content.height, image.height), ratio(content.width, image.width));
     if (intermediate.height > 0) {
         scale = std::min({scale, ratio(intermediate.height, image.height), ratio(intermediate.width, image.width)});

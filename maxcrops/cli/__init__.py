@@ -12,6 +12,6 @@ def main() -> None:
 
     try:
         app()
-    except (MaxCropsError, ValueError, TypeError, OSError) as error:
+    except (MaxCropsError, ValueError, TypeError, OSError, ImportError) as error:
         print(f"maxcrops: {error}", file=sys.stderr)
         raise SystemExit(2) from None

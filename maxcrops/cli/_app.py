@@ -141,7 +141,7 @@ def count(
     ]
     unreadable = [file for file in files if file.size is None]
     if csv_file is not None:
-        with csv_file.open("w", newline="", encoding="utf-8") as handle:
+        with csv_file.open("w", newline="", encoding="utf-8", errors="surrogateescape") as handle:
             writer = csv.DictWriter(handle, fieldnames=_COUNT_COLUMNS)
             writer.writeheader()
             writer.writerows(rows)
@@ -235,8 +235,12 @@ def _count_row(file: ImageFile, cut: Layout) -> dict[str, Any]:
 
 def _read(images: Iterable[str], workers: int, *, verify: bool = False) -> list[ImageFile]:
     """Sizes of the files, with a progress bar where there are many."""
+    from PIL import Image
+
     from maxcrops.data import find_images, read_sizes
 
+    if not verify:
+        Image.MAX_IMAGE_PIXELS = None  # a limit on decoding, and headers alone are read here
     skipped: list[Path] = []
     paths = list(find_images(images, on_skip=skipped.append))
     if skipped:
@@ -275,7 +279,7 @@ def _print_counts(rows: list[dict[str, Any]]) -> None:
                     _format.grid_text((row["rows"], row["cols"])),
                     *(str(row[name]) for name in ("num_crops", "sequence_tokens", "connector_outputs", "vit_patches")),
                     f"{row['scale']:.2f}",
-                    row["path"],
+                    _format.cell(row["path"]),
                 ]
                 for row in rows
             ],

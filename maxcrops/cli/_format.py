@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from maxcrops.planning import Plan, PlanRow, RuleOfThumb
@@ -23,7 +24,7 @@ _STYLES = {"safe": "green", "tight": "yellow", "over": "red"}
 
 def console() -> Console:
     """Standard output; where it is not a terminal, lines are as long as they are."""
-    return Console() if sys.stdout.isatty() else Console(width=1000)
+    return Console(emoji=False) if sys.stdout.isatty() else Console(emoji=False, width=1000)
 
 
 def progress() -> Progress:
@@ -51,6 +52,16 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], *, 
     return result
 
 
+def printable(path: str) -> str:
+    """A file's name where bytes that are no UTF-8 are replaced."""
+    return path.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+
+
+def cell(path: str) -> str:
+    """A file's name in a table."""
+    return escape(printable(path))
+
+
 def grid_text(grid: tuple[int, int]) -> str:
     """rows x cols."""
     return f"{grid[0]}x{grid[1]}"
@@ -64,7 +75,7 @@ def plan_headline(plan: Plan) -> list[str]:
     spec = plan.spec
     several = f", {plan.images_per_sample} images a sample" if plan.images_per_sample > 1 else ""
     lines = [
-        f"[b]{spec.key}[/b]: {spec.description}",
+        f"[b]{spec.key}[/b]: {escape(spec.description)}",
         f"knob {spec.knob}, default {spec.max_crops} crops; sequence {plan.max_sequence_length} tokens"
         f" ({plan.sequence_length_source}), {plan.text_tokens} for text{several}",
         "",
@@ -231,7 +242,7 @@ def unreadable_lines(files: Sequence[ImageFile]) -> list[str]:
     if not files:
         return []
     word = "file" if len(files) == 1 else "files"
-    return [f"{len(files)} {word} could not be read:", *(f"  {file.path}: {file.error}" for file in files)]
+    return [f"{len(files)} {word} could not be read:", *(f"  {printable(file.path)}: {file.error}" for file in files)]
 
 
 def specs_table(specs: Sequence[Spec]) -> Table:
@@ -254,14 +265,15 @@ def specs_table(specs: Sequence[Spec]) -> Table:
 
 def spec_lines(spec: Spec) -> list[str]:
     """One spec in full."""
-    lines = [f"[b]{spec.key}[/b]: {spec.description}", ""]
-    lines += [f"  {name} = {value!r}" for name, value in {**spec.fields(), **spec.chosen}.items()]
-    lines += [f"  max_sequence_length = {spec.max_sequence_length!r}", ""]
-    lines.append(f"knob: {spec.knob}, which max_crops sets; {spec.max_crops} local crops at the model's setting")
+    lines = [f"[b]{spec.key}[/b]: {escape(spec.description)}", ""]
+    details = [f"  {name} = {value!r}" for name, value in {**spec.fields(), **spec.chosen}.items()]
+    details += [f"  max_sequence_length = {spec.max_sequence_length!r}", ""]
+    details.append(f"knob: {spec.knob}, which max_crops sets; {spec.max_crops} local crops at the model's setting")
     for choice, values in spec.choices.items():
-        lines.append(f"choice: {choice} is one of {', '.join(values)}")
-    lines += [f"published: {', '.join(spec.checkpoints)}"] if spec.checkpoints else []
-    lines += [f"source of {source.what}: {source.where} ({source.checked})" for source in spec.sources]
-    lines += [f"taken: {taken.field} = {taken.value!r} from {taken.file}: {taken.key}" for taken in spec.taken]
-    lines += [f"caveat: {caveat}" for caveat in spec.caveats]
+        details.append(f"choice: {choice} is one of {', '.join(values)}")
+    details += [f"published: {', '.join(spec.checkpoints)}"] if spec.checkpoints else []
+    details += [f"source of {source.what}: {source.where} ({source.checked})" for source in spec.sources]
+    details += [f"taken: {taken.field} = {taken.value!r} from {taken.file}: {taken.key}" for taken in spec.taken]
+    details += [f"caveat: {caveat}" for caveat in spec.caveats]
+    lines += [escape(line) for line in details]
     return lines

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from maxcrops.exceptions import UnknownSpecError
 from maxcrops.specs import Spec, get_spec
 from maxcrops.specs.loading import load_spec
 
@@ -15,7 +16,8 @@ Model = Annotated[
     str,
     typer.Argument(
         metavar="MODEL",
-        help="A known model ([b]maxcrops specs[/b] lists them), a published repository's name, or a model folder.",
+        help="A known model ([b]maxcrops specs[/b] lists them), a published repository's name, or a model"
+        " folder (./NAME where a model is called NAME).",
     ),
 ]
 Settings = Annotated[
@@ -31,8 +33,7 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 def resolve_model(model: str, settings: list[str] | None) -> Spec:
     """The spec that MODEL and --set mean."""
-    looks_like_path = Path(model).exists() and ("/" in model or Path(model).is_dir() or "." in model)
-    spec = load_spec(model) if looks_like_path else get_spec(model)
+    spec = _named_or_loaded(model)
     changes: dict[str, Any] = {}
     for setting in settings or []:
         name, equals, value = setting.partition("=")
@@ -40,6 +41,18 @@ def resolve_model(model: str, settings: list[str] | None) -> Spec:
             raise ValueError(f"--set must be FIELD=VALUE, got {setting!r}")
         changes[name.strip()] = _value(value.strip())
     return spec.replace(**changes) if changes else spec
+
+
+def _named_or_loaded(model: str) -> Spec:
+    """A known name goes before a folder of that name, which ./NAME means."""
+    if Path(model).is_absolute() or model.startswith((".", "~")):
+        return load_spec(Path(model).expanduser())
+    try:
+        return get_spec(model)
+    except UnknownSpecError:
+        if not Path(model).exists():
+            raise
+    return load_spec(model)
 
 
 def _value(text: str) -> Any:

@@ -58,7 +58,8 @@ class ImageFile:
 def read_size(path: str | PathLike[str], *, verify: bool = False) -> tuple[int, int]:
     """(height, width) in pixels of an image file, with EXIF orientation applied as the models' loaders do.
 
-    Reads the header only.
+    Reads the header only (and the pixels of a PNG file that has its metadata behind them). Pillow's limit on the number
+    of pixels, ``PIL.Image.MAX_IMAGE_PIXELS``, holds as it does for a loader.
 
     Args:
         path: of the file.
@@ -132,30 +133,30 @@ def find_images(arguments: Iterable[str], *, on_skip: Callable[[Path], None] | N
 
 
 def _orientation(image: Image.Image) -> int | None:
-    # PngImageFile.getexif decodes all pixels in search of EXIF data behind them; the base class reads what the header
-    # gave, and the chunks behind the pixels are walked without reading them.
-    if isinstance(image, PngImagePlugin.PngImageFile) and "exif" not in image.info:
-        late = _late_png_exif(image)
-        if late is not None:
-            image.info["exif"] = late
-    orientation: int | None = Image.Image.getexif(image).get(ExifTags.Base.Orientation)
+    # PngImageFile.getexif decodes all pixels in search of metadata behind them. The base class reads what the header
+    # gave; only a file that has metadata behind its pixels is worth the decoding.
+    in_header = not isinstance(image, PngImagePlugin.PngImageFile) or not _has_late_metadata(image)
+    exif = Image.Image.getexif(image) if in_header else image.getexif()
+    orientation: int | None = exif.get(ExifTags.Base.Orientation)
     return orientation
 
 
-def _late_png_exif(image: PngImagePlugin.PngImageFile) -> bytes | None:
-    """Contents of an eXIf chunk behind the pixels of a PNG file."""
+def _has_late_metadata(image: PngImagePlugin.PngImageFile) -> bool:
+    """Whether a PNG file has a chunk that can hold an orientation behind its pixels; walks the chunks' heads."""
     file = image.fp
     if file is None:
-        return None
+        return False
     position = file.tell()
+    behind = False
     try:
         file.seek(8)  # the signature
         while len(head := file.read(8)) == 8:
-            length = int.from_bytes(head[:4], "big")
-            if head[4:] == b"eXIf":
-                return b"Exif\x00\x00" + file.read(length)
-            file.seek(length + 4, 1)  # contents and checksum
-        return None
+            kind = head[4:]
+            if behind and kind in (b"eXIf", b"iTXt", b"tEXt", b"zTXt"):
+                return True
+            behind = behind or kind == b"IDAT"
+            file.seek(int.from_bytes(head[:4], "big") + 4, 1)  # contents and checksum
+        return False
     finally:
         file.seek(position)
 

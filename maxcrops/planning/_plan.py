@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from maxcrops._arguments import require_arguments
 from maxcrops._bounds import worst_case
 from maxcrops._counting import _as_sizes
 from maxcrops.planning.images import ImageSummary, knee, summarise
@@ -22,6 +23,9 @@ _ROWS_BEYOND = 4
 """Rows after the last value that fits and the spec's own."""
 
 _MOST_ROWS = 4096
+"""Up to here, a row for every value; beyond, _SPACED_ROWS."""
+
+_SPACED_ROWS = 512
 
 
 @dataclass(frozen=True)
@@ -202,18 +206,20 @@ def plan(
     >>> plan(get_spec("molmo-7b-d"), max_sequence_length=4096, text_tokens=512)
     Plan('molmo-7b-d': largest safe max_crops 32, bound by sequence with 44 tokens to spare; max_crops 12 is safe)
     """
+    require_arguments("plan", spec, max_crops=max_crops, num_threads=num_threads)
     source = "given"
     if max_sequence_length is None:
         max_sequence_length = spec.max_sequence_length or DEFAULT_MAX_SEQUENCE_LENGTH
         source = "model configuration" if spec.max_sequence_length else "default"
-    _require_integer("max_sequence_length", max_sequence_length, 1)
-    _require_integer("text_tokens", text_tokens, 0)
-    _require_integer("images_per_sample", images_per_sample, 1)
-    _require_integer("tight_margin", tight_margin, 0)
+    max_sequence_length = _integer("max_sequence_length", max_sequence_length, 1)
+    text_tokens = _integer("text_tokens", text_tokens, 0)
+    images_per_sample = _integer("images_per_sample", images_per_sample, 1)
+    tight_margin = _integer("tight_margin", tight_margin, 0)
+    num_threads = _integer("num_threads", num_threads, 1)
     array = None if sizes is None else _as_sizes("plan", sizes)
 
     limits: list[Limit] = [SequenceLimit(max_sequence_length, text_tokens, images_per_sample, tight_margin)]
-    asked = spec.max_crops if max_crops is None else max_crops
+    asked = spec.max_crops if max_crops is None else int(max_crops)
     default_tokens = worst_case(spec).tokens * images_per_sample + text_tokens
 
     def make_row(value: int) -> PlanRow:
@@ -240,7 +246,8 @@ def plan(
     asked_row = make_row(asked)
     largest_by_limit = [limit.largest(spec) for limit in limits]
     largest = None if None in largest_by_limit else min(value for value in largest_by_limit if value is not None)
-    rows = tuple(make_row(value) for value in max_crops_list or _tabulated(spec, largest, asked))
+    values = _tabulated(spec, largest, asked) if max_crops_list is None else [int(value) for value in max_crops_list]
+    rows = tuple(make_row(value) for value in values)
     within = [row for row in rows if row.fits]
     summaries = [row.images for row in within if row.images is not None]
     return Plan(
@@ -270,12 +277,14 @@ def _tabulated(spec: Spec, largest: int | None, asked: int) -> list[int]:
     if end - first < _MOST_ROWS:
         values = set(range(first, end + 1))
     else:
-        values = {int(value) for value in np.geomspace(first, end, _MOST_ROWS)} | {largest or first, end}
+        values = {int(value) for value in np.geomspace(first, end, _SPACED_ROWS)} | {largest or first, end}
     return sorted(values | {asked})
 
 
-def _require_integer(name: str, value: object, least: int) -> None:
+def _integer(name: str, value: object, least: int) -> int:
+    """A plain int, also of a NumPy integer."""
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
         raise TypeError(f"[plan] {name} must be an integer, got {value!r}")
     if not least <= value < 2**53:
         raise ValueError(f"[plan] {name} must be in {least}..{2**53 - 1}, got {value}")
+    return int(value)

@@ -70,12 +70,15 @@ class Family:
         return specs
 
 
-def square(value: Any) -> int:
-    """The side of a square size in any of the forms that configurations use.
+def positive(value: Any) -> int:
+    """A whole number of at least 1, as it stands in a file: no string, no float, no boolean."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError("it must be a whole number of at least 1")
+    return value
 
-    Raises:
-        ValueError: not a square.
-    """
+
+def square(value: Any) -> int:
+    """The side of a square size in any of the forms that configurations use."""
     if isinstance(value, Mapping):
         sides = {value[name] for name in ("height", "width", "shortest_edge", "longest_edge") if value.get(name)}
     elif isinstance(value, (list, tuple)):
@@ -84,15 +87,18 @@ def square(value: Any) -> int:
         sides = {value}
     if len(sides) != 1:
         raise ValueError(f"only square crops are known, got {value!r}")
-    return int(sides.pop())
+    return positive(sides.pop())
+
+
+def pair(value: Any) -> tuple[int, int]:
+    """Two whole numbers."""
+    if not isinstance(value, (list, tuple)) or len(value) != 2 or any(type(item) is not int for item in value):
+        raise ValueError("it must be a pair of whole numbers")
+    return value[0], value[1]
 
 
 def pairs(value: Any) -> tuple[tuple[int, int], ...]:
     """A list of (height, width)."""
-    return tuple((int(height), int(width)) for height, width in value)
-
-
-def pair(value: Any) -> tuple[int, int]:
-    """A pair of integers."""
-    first, second = value
-    return int(first), int(second)
+    if not isinstance(value, (list, tuple)):
+        raise ValueError("it must be a list of (height, width)")
+    return tuple(pair(item) for item in value)

@@ -396,12 +396,22 @@ def _frozen(value: Any) -> Any:
     return tuple(_frozen(item) for item in value) if isinstance(value, (list, tuple)) else value
 
 
+_RULES: dict[str, tuple[type, ...]] = {
+    "grid": get_args(GridRule),
+    "crop": (CropRule,),
+    "tokens": get_args(TokenRule),
+}
+
+
 def _set_fields(parts: dict[str, Any], fields: dict[str, Any]) -> dict[str, Any]:
     """Sets the fields that the parts have, or whole parts, and returns the others."""
     others: dict[str, Any] = {}
     for name, value in fields.items():
         holder = next((part for part, rule in parts.items() if name in _field_names(rule)), None)
         if name in parts:
+            if not isinstance(value, _RULES[name]):
+                known = ", ".join(kind.__name__ for kind in _RULES[name])
+                raise TypeError(f"[spec] {name} must be one of {known}, got {value!r}; its fields can be set by name")
             parts[name] = value
         elif holder is not None:
             parts[holder] = dataclasses.replace(parts[holder], **{name: _frozen(value)})

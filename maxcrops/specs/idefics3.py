@@ -11,7 +11,7 @@ size and at most 4096, and reports 0 crops for an image that is not split. The n
 
 from __future__ import annotations
 
-from maxcrops.specs._family import Checkpoint, Family, Read, square
+from maxcrops.specs._family import Checkpoint, Family, Read, positive, square
 from maxcrops.specs._spec import CeilGrid, CropRule, Fixed, Source, Spec, Tiled
 
 _CHECKED = "2026-11-24"
@@ -56,9 +56,10 @@ READS = (
     Read("longest_edge", "image_processor", "size.longest_edge"),
     Read("crop_size", "image_processor", "max_image_size", square),
     Read("do_image_splitting", "image_processor", "do_image_splitting", lambda value: str(value).lower()),
-    Read("tokens_per_crop", "processor", "image_seq_len"),
+    Read("tokens_per_crop", "processor", "image_seq_len", positive),
     Read("patch_size", "config", "vision_config.patch_size", square),
-    Read("max_sequence_length", "config", "text_config.max_position_embeddings"),
+    Read("pooling", "config", "scale_factor", lambda value: (positive(value), positive(value))),
+    Read("max_sequence_length", "config", "text_config.max_position_embeddings", positive),
 )
 
 FAMILY = Family(

@@ -10,7 +10,7 @@ image is stretched to the grid; a thumbnail follows when there is more than one 
 
 from __future__ import annotations
 
-from maxcrops.specs._family import Checkpoint, Family, Read, square
+from maxcrops.specs._family import Checkpoint, Family, Read, positive, square
 from maxcrops.specs._spec import ClosestRatio, CropRule, Fixed, Source, Spec, Tiled
 
 _CHECKED = "2026-11-24"
@@ -60,9 +60,9 @@ FAMILY = Family(
         Read("max_crops", "image_processor", "max_patches"),
         Read("min_crops", "image_processor", "min_patches"),
         Read("crop_size", "image_processor", "size", square),
-        Read("tokens_per_crop", "processor", "image_seq_length"),
+        Read("tokens_per_crop", "processor", "image_seq_length", positive),
         Read("patch_size", "config", "vision_config.patch_size", square),
-        Read("max_sequence_length", "config", "text_config.max_position_embeddings"),
+        Read("max_sequence_length", "config", "text_config.max_position_embeddings", positive),
     ),
     checkpoints={
         "internvl3-8b": Checkpoint(

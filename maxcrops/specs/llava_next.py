@@ -10,7 +10,7 @@ The knob is the list itself, image_grid_pinpoints: max_crops leaves out the entr
 
 from __future__ import annotations
 
-from maxcrops.specs._family import Checkpoint, Family, Read, pairs, square
+from maxcrops.specs._family import Checkpoint, Family, Read, pairs, positive, square
 from maxcrops.specs._spec import BestResolution, CropRule, Source, Spec, Stitched
 
 _CHECKED = "2026-11-24"
@@ -58,10 +58,10 @@ FAMILY = Family(
         Read("resolutions", "image_processor", "image_grid_pinpoints", pairs),
         Read("crop_size", "image_processor", "crop_size", square),
         Read("patch_size", "config", "vision_config.patch_size", square),
-        Read("patch_size", "processor", "patch_size"),
+        Read("patch_size", "processor", "patch_size", positive),
         Read("num_additional_image_tokens", "processor", "num_additional_image_tokens"),
         Read("vision_feature_select_strategy", "processor", "vision_feature_select_strategy"),
-        Read("max_sequence_length", "config", "text_config.max_position_embeddings"),
+        Read("max_sequence_length", "config", "text_config.max_position_embeddings", positive),
     ),
     checkpoints={
         "llava-v1.6-mistral-7b": Checkpoint(

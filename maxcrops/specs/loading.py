@@ -102,7 +102,7 @@ def _read_folder(path: Path) -> dict[Document, _File]:
 def _read_json(path: Path) -> dict[str, Any]:
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"[load_spec] {path} cannot be read: {error}") from error
     if not isinstance(values, dict):
         raise ConfigError(f"[load_spec] {path} must hold a JSON object, got {type(values).__name__}")
@@ -133,11 +133,12 @@ def _recognise(files: dict[Document, _File], path: Path) -> Family:
                 if value in getattr(family, attribute):
                     return family
     if "training" in files:
-        # The family with the most of its own keys: a later model keeps its predecessor's.
+        # The family with the most of its own keys; at a tie the later one, which keeps its predecessor's.
         training = files["training"]
         scores = [sum(training.get(key) is not None for key in family.training_keys) for family in FAMILIES]
-        if max(scores):
-            return FAMILIES[scores.index(max(scores))]
+        score, index = max((score, index) for index, score in enumerate(scores))
+        if score:
+            return FAMILIES[index]
     told = f"its files name {', '.join(dict.fromkeys(named))}" if named else "its files name no model"
     words = " ".join(named) or path.name
     nearest = list(dict.fromkeys(key for word in [*named, path.name] for key in nearest_keys(word))) or nearest_keys(
@@ -170,4 +171,4 @@ def _convert(read: Read, value: Any, file: str, key: str) -> Any:
     try:
         return read.convert(value)
     except (TypeError, ValueError, KeyError) as error:
-        raise ConfigError(f"{file}: {key} = {value!r} cannot be {read.field}: {error}") from error
+        raise ValueError(f"{file}: {key} = {value!r} cannot be {read.field}: {error}") from error

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from maxcrops.specs._family import Checkpoint, Family, Read, pair, square
+from maxcrops.specs._family import Checkpoint, Family, Read, pair, positive, square
 from maxcrops.specs._spec import CropRule, Fixed, ScaleFit, Source, Spec, Stitched
 
 _CHECKED = "2026-11-24"
@@ -62,6 +62,7 @@ SPEC = Spec(
     ),
     caveats=(
         "An image with a side under 112 px is one crop, whatever its other side.",
+        "A ratio beyond the canvas's longer side in pixels leaves a side of 0 px, at which the original fails.",
         "Its collator cuts tokens and crops beyond the sequence length without a word.",
     ),
 )
@@ -99,22 +100,22 @@ FAMILY = Family(
         Read("max_crops", "image_processor", "max_crops"),
         Read("overlap_margins", "image_processor", "overlap_margins", pair),
         Read("crop_size", "image_processor", "base_image_input_size", square),
-        Read("patch_size", "image_processor", "image_patch_size"),
-        Read("image_token_length_h", "image_processor", "image_token_length_h"),
-        Read("image_token_length_w", "image_processor", "image_token_length_w"),
-        Read("max_sequence_length", "config", "max_position_embeddings"),
+        Read("patch_size", "image_processor", "image_patch_size", positive),
+        Read("image_token_length_h", "image_processor", "image_token_length_h", positive),
+        Read("image_token_length_w", "image_processor", "image_token_length_w", positive),
+        Read("max_sequence_length", "config", "max_position_embeddings", positive),
         Read("crop_mode", "training", "crop_mode"),
         Read("max_crops", "training", "max_crops"),
         Read("overlap_margins", "training", "overlap_margins", pair),
         Read("crop_size", "training", "base_image_input_size", square),
         Read("crop_size", "training", "vision_backbone.image_default_input_size", square),
-        Read("patch_size", "training", "vision_backbone.image_patch_size"),
-        Read("image_token_length_h", "training", "image_token_length_h"),
-        Read("image_token_length_w", "training", "image_token_length_w"),
-        Read("image_pooling_h", "training", "image_pooling_h"),
-        Read("image_pooling_w", "training", "image_pooling_w"),
+        Read("patch_size", "training", "vision_backbone.image_patch_size", positive),
+        Read("image_token_length_h", "training", "image_token_length_h", positive),
+        Read("image_token_length_w", "training", "image_token_length_w", positive),
+        Read("image_pooling_h", "training", "image_pooling_h", positive),
+        Read("image_pooling_w", "training", "image_pooling_w", positive),
         Read("col_tokens", "training", "use_col_tokens"),
-        Read("max_sequence_length", "training", "max_sequence_length"),
+        Read("max_sequence_length", "training", "max_sequence_length", positive),
     ),
     derive=_derive,
     checkpoints={

@@ -12,7 +12,7 @@ repository clamps the reduced side to 1 px and splits along the other side.
 
 from __future__ import annotations
 
-from maxcrops.specs._family import Checkpoint, Family, Read, pair, square
+from maxcrops.specs._family import Checkpoint, Family, Read, pair, positive, square
 from maxcrops.specs._spec import CropRule, ScaleFit, Source, Spec, Stitched
 
 _CHECKED = "2026-11-24"
@@ -76,18 +76,18 @@ FAMILY = Family(
         Read("max_crops", "image_processor", "max_crops"),
         Read("overlap_margins", "image_processor", "overlap_margins", pair),
         Read("crop_size", "image_processor", "size", square),
-        Read("patch_size", "image_processor", "patch_size"),
+        Read("patch_size", "image_processor", "patch_size", positive),
         Read("pooling", "image_processor", "pooling_size", pair),
         Read("col_tokens", "processor", "image_use_col_tokens"),
         Read("low_res_col_tokens", "processor", "use_single_crop_col_tokens"),
-        Read("max_sequence_length", "config", "text_config.max_position_embeddings"),
+        Read("max_sequence_length", "config", "text_config.max_position_embeddings", positive),
         Read("max_crops", "training", "max_crops"),
         Read("overlap_margins", "training", "overlap_margins", pair),
         Read("crop_size", "training", "image_default_input_size", square),
-        Read("patch_size", "training", "image_patch_size"),
+        Read("patch_size", "training", "image_patch_size", positive),
         Read("col_tokens", "training", "use_col_tokens"),
         Read("low_res_col_tokens", "training", "use_single_crop_col_tokens"),
-        Read("max_sequence_length", "training", "max_sequence_length"),
+        Read("max_sequence_length", "training", "max_sequence_length", positive),
     ),
     training_changes={"variant": "training"},
     derive=_low_res_follows,
