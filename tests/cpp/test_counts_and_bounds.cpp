@@ -1,0 +1,301 @@
+// Counts against sums that walk through every crop, row and feature; bounds against all small images.
+#include "fixtures.h"
+
+#include <cstdio>
+#include <cstdlib>
+
+#include "bounds.h"
+
+namespace maxcrops_test {
+namespace {
+
+int64_t naive_tiled(const Spec& spec, Grid grid, Count what) {
+    const TokenRule& t = spec.tokens;
+    const int64_t patches = spec.crop.crop_patches() * spec.crop.crop_patches();
+    const bool sequence = what == Count::kSequenceTokens;
+    const auto of_crop = [&](int64_t features, int64_t extra) {
+        if (what == Count::kCrops) return int64_t{1};
+        return what == Count::kVitPatches ? patches : features + (sequence ? extra : 0);
+    };
+    int64_t sum = sequence ? t.image_extra : 0;
+    for (int64_t row = 0; row < grid.rows; ++row) {
+        if (sequence && row > 0) sum += t.row_separator;
+        for (int64_t col = 0; col < grid.cols; ++col) sum += of_crop(t.tokens_per_crop, t.crop_extra);
+        if (sequence) sum += t.row_end;
+    }
+    if (sequence && grid.count() > 1) sum += t.split_extra;
+    if (spec.crop.has_global(grid)) sum += of_crop(t.global_tokens, t.global_extra);
+    return sum;
+}
+
+// Features along one side of the stitched map: the outer margins of the first and last crop and the windows between.
+int64_t naive_map_side(const CropRule& crop, bool across, int64_t crops, int64_t pooling) {
+    if (crops == 0) return 0;
+    int64_t features = 0;
+    int64_t stitched = 0;
+    const auto segment = [&](int64_t patches) {
+        for (int64_t i = 0; i < patches; ++i, ++stitched) {
+            if ((across ? stitched : i) % pooling == 0) ++features;
+        }
+    };
+    segment(crop.left_margin);
+    for (int64_t i = 0; i < crops; ++i) segment(crop.crop_patches() - crop.left_margin - crop.right_margin);
+    segment(crop.right_margin);
+    return features;
+}
+
+int64_t naive_stitched(const Spec& spec, Grid grid, Count what) {
+    const TokenRule& t = spec.tokens;
+    const CropRule& crop = spec.crop;
+    const auto pooled = [&](int64_t patches, int64_t pooling) {
+        int64_t features = 0;
+        for (int64_t patch = 0; patch < patches; patch += pooling) ++features;
+        return features;
+    };
+    const int64_t rows = pooled(crop.crop_patches(), crop.pooling_rows);
+    const int64_t cols = pooled(crop.crop_patches(), crop.pooling_cols);
+    const int64_t map_rows = naive_map_side(crop, t.pool_across_crops, grid.rows, crop.pooling_rows);
+    const int64_t map_cols = naive_map_side(crop, t.pool_across_crops, grid.cols, crop.pooling_cols);
+    const bool global = crop.has_global(grid);
+    if (what == Count::kConnectorOutputs) {
+        const int64_t local = t.pool_across_crops ? map_rows * map_cols : grid.count() * rows * cols;
+        return local + (global ? rows * cols : 0);
+    }
+    int64_t sum = t.image_extra;
+    if (global) sum += rows * (cols + t.low_res_col_tokens) + t.global_extra;
+    if (grid.count() > 0) sum += t.map_extra;
+    for (int64_t row = 0; row < map_rows; ++row) sum += map_cols + t.col_tokens;
+    return sum;
+}
+
+int64_t naive_count(const Spec& spec, Grid grid, Count what) {
+    const bool stitched = spec.tokens.shape == TokenShape::kStitched;
+    const bool features = what == Count::kSequenceTokens || what == Count::kConnectorOutputs;
+    return stitched && features ? naive_stitched(spec, grid, what) : naive_tiled(spec, grid, what);
+}
+
+// Random small rules that validate() accepts, of one policy.
+Spec random_spec(Random& random, GridPolicy policy) {
+    const bool overlaps = (policy == GridPolicy::kScaleFit || policy == GridPolicy::kFixed) && random.coin();
+    Spec spec;
+    spec.name = "random";
+    CropRule& crop = spec.crop;
+    crop.patch_size = random(1, 2);
+    crop.crop_size = random(3, 7) * crop.patch_size;
+    crop.pooling_rows = random(1, 2);
+    crop.pooling_cols = random(1, 2);
+    crop.left_margin = overlaps ? random(0, 1) : 0;
+    crop.right_margin = overlaps ? random(0, 1) : 0;
+    crop.global_crop = GlobalCrop(random(0, 2));
+    crop.global_first = random.coin();
+    TokenRule& t = spec.tokens;
+    for (int64_t* field : {&t.image_extra, &t.global_extra, &t.tokens_per_crop, &t.crop_extra, &t.row_end,
+                           &t.row_separator, &t.global_tokens, &t.split_extra, &t.col_tokens, &t.map_extra,
+                           &t.low_res_col_tokens}) {
+        *field = random.coin() ? random(1, 9) : 0;
+    }
+    t.shape = random.coin() ? TokenShape::kStitched : TokenShape::kTiled;
+    const bool divisible = crop.margin_patches() == 0 || (crop.pooling_rows == 1 && crop.pooling_cols == 1);
+    t.pool_across_crops = !divisible || random.coin();
+    GridRule& grid = spec.grid;
+    grid.policy = policy;
+    grid.max_crops = random(1, 10);
+    grid.min_crops = random(1, 3);
+    grid.clamp_reduced_sides = random.coin();
+    grid.fixed_grid = {random(1, 3), random(1, 3)};
+    if (policy == GridPolicy::kFixed && random(0, 3) == 0) grid.fixed_grid = {0, 0};
+    grid.longest_edge = random(1, 5 * crop.crop_size);
+    grid.longest_edge_limit = random(1, 5 * crop.crop_size);
+    const bool listed = policy == GridPolicy::kBestResolution;
+    t.unpad = t.shape == TokenShape::kStitched && policy != GridPolicy::kFixed && crop.margin_patches() == 0 &&
+              policy != GridPolicy::kCeilGrid && random.coin();
+    if (t.unpad) {
+        crop.fit = Fit::kLetterboxCeil;
+        crop.pooling_cols = crop.pooling_rows;
+    }
+    for (int64_t i = listed ? random(1, 5) : 0; i > 0; --i) {
+        Size entry{random(1, 4) * crop.crop_size, random(1, 4) * crop.crop_size};
+        if (random(0, 2) == 0) entry.height += random(0, 3);
+        if (random(0, 2) == 0) entry.width += random(0, 3);
+        grid.resolutions.push_back(entry);
+    }
+    const bool unsplit = policy == GridPolicy::kCeilGrid || (policy == GridPolicy::kFixed && grid.fixed_grid.rows == 0);
+    if (unsplit) crop.global_crop = GlobalCrop::kAlways;
+    validate(spec);
+    return spec;
+}
+
+TEST(Counts, EqualSumsOverCropsAndFeatures) {
+    Random random(1);
+    for (int round = 0; round < 3000; ++round) {
+        const Spec spec = random_spec(random, GridPolicy::kFixed);
+        const Layout layout = make_layout(spec, knob_of(spec), {random(1, 50), random(1, 50)});
+        for (const Count what : kAllCounts) {
+            ASSERT_EQ(count_in(layout, what), naive_count(spec, layout.grid, what)) << "round " << round;
+        }
+    }
+    for (const Spec& spec : all_specs()) {
+        if (spec.tokens.unpad) continue;
+        for (int i = 0; i < 300; ++i) {
+            const Layout layout = make_layout(spec, knob_of(spec), {random(1, 4000), random(1, 4000)});
+            for (const Count what : kAllCounts) {
+                ASSERT_EQ(count_in(layout, what), naive_count(spec, layout.grid, what)) << spec.name;
+            }
+        }
+    }
+}
+
+TEST(Counts, KnownFormulas) {
+    const auto tokens = [](const Spec& spec, Grid grid) {
+        return count_of(spec, count_formula(spec, Count::kSequenceTokens), grid, {}, {1, 1});
+    };
+    for (int64_t r = 1; r <= 12; ++r) {
+        for (int64_t c = 1; c <= 12; ++c) {
+            EXPECT_EQ(tokens(overlapping_stitched(), {r, c}), 158 + 2 + (8 * r + 4) * (8 * c + 4 + 1));
+            const int64_t map_rows = (19 * r + 8 + 1) / 2, map_cols = (19 * c + 8 + 1) / 2;
+            EXPECT_EQ(tokens(overlapping_pooled_across(), {r, c}), 198 + 2 + map_rows * (map_cols + 1));
+            EXPECT_EQ(tokens(tiled_scale_fit(), {r, c}), r * c == 1 ? 259 : 2 + 257 * (r * c + 1));
+            EXPECT_EQ(tokens(tiled_closest_ratio(), {r, c}), r * c == 1 ? 258 : 2 + 256 * (r * c + 1));
+            EXPECT_EQ(tokens(tiled_ceil_grid(), {r, c}), 172 + r * (171 * c + 1));
+        }
+    }
+    EXPECT_EQ(tokens(tiled_ceil_grid(), {0, 0}), 172);
+}
+
+// int(round(v, 7)): to 7 decimals of the exact binary value, back to the nearest double, truncated.
+int64_t decimal_int_round_7(double value) {
+    char text[400];
+    std::snprintf(text, sizeof text, "%.7f", value);
+    return static_cast<int64_t>(std::strtod(text, nullptr));
+}
+
+Grid naive_unpad(Grid map, Size image) {
+    const double h = static_cast<double>(image.height), w = static_cast<double>(image.width);
+    const double R = static_cast<double>(map.rows), C = static_cast<double>(map.cols);
+    if (w / h > C / R) {
+        map.rows -= 2 * ((map.rows - decimal_int_round_7(h * (C / w))) / 2);
+    } else {
+        map.cols -= 2 * ((map.cols - decimal_int_round_7(w * (R / h))) / 2);
+    }
+    return map;
+}
+
+TEST(Unpad, EqualsDecimalRounding) {
+    Random random(2);
+    std::vector<std::pair<Grid, Size>> cases;
+    for (int i = 0; i < 100000; ++i) {
+        cases.push_back({{24 * random(1, 6), 24 * random(1, 6)}, {random(1, 4000), random(1, 4000)}});
+        cases.push_back({{random(1, 300), random(1, 300)}, {random(1, kMaxSide), random(1, kMaxSide)}});
+    }
+    for (const int64_t side : {24, 27, 48, 72, 1000}) {  // a whole number of rows or columns, or nearly so
+        for (int64_t k = 1; k <= side; ++k) {
+            for (const int64_t m : {int64_t{1}, int64_t{7}, int64_t{99}, int64_t{12345}, int64_t{2000000}}) {
+                for (int64_t off = -1; off <= 1; ++off) {
+                    cases.push_back({{side, side}, {side * m, std::max<int64_t>(1, k * m + off)}});
+                    cases.push_back({{side, side}, {std::max<int64_t>(1, k * m + off), side * m}});
+                }
+            }
+        }
+    }
+    for (int64_t d = 0; d <= 100; ++d) {  // d * 1e-9 are missing to one of two rows, and half of 1e-7 decides
+        cases.push_back({{2, 2}, {1000000000 - d, 2000000000}});
+        cases.push_back({{2, 2}, {2000000000, 1000000000 - d}});
+    }
+    for (const auto& [map, image] : cases) {
+        ASSERT_EQ(unpad(map, image), naive_unpad(map, image))
+            << map.rows << "x" << map.cols << " features, " << image.height << "x" << image.width << " px";
+    }
+}
+
+TEST(Unpad, DropsPaddingFromTheMapOfTheCanvas) {
+    const Spec spec = stitched_best_resolution();
+    const auto tokens = [&](Size image) { return make_layout(spec, knob_of(spec), image).sequence_tokens; };
+    EXPECT_EQ(tokens({672, 672}), 576 + 48 * 49);
+    EXPECT_EQ(tokens({600, 500}), 576 + 48 * 41);  // 40 columns are used
+    EXPECT_EQ(tokens({336, 1008}), 576 + 24 * 73);
+    EXPECT_EQ(make_layout(spec, knob_of(spec), {600, 500}).connector_outputs, 5 * 576);
+}
+
+// Small images of every shape, and thin ones.
+std::vector<Size> images_to_cover(int64_t side) {
+    std::vector<Size> images;
+    for (int64_t height = 1; height <= side; ++height) {
+        for (int64_t width = 1; width <= side; ++width) images.push_back({height, width});
+        for (const int64_t thin : {int64_t{1000}, int64_t{123457}, kMaxSide}) {
+            images.push_back({height, thin});
+            images.push_back({thin, height});
+        }
+    }
+    return images;
+}
+
+constexpr GridPolicy kPolicies[] = {GridPolicy::kFixed, GridPolicy::kScaleFit, GridPolicy::kClosestRatio,
+                                    GridPolicy::kBestResolution, GridPolicy::kCeilGrid};
+
+TEST(Bounds, NoImageExceedsThemAndTheWitnessAttainsThem) {
+    Random random(3);
+    const std::vector<Size> images = images_to_cover(72);
+    for (const GridPolicy policy : kPolicies) {
+        for (int round = 0; round < 24; ++round) {
+            const Spec spec = random_spec(random, policy);
+            const KnobRange range = knob_range(spec);
+            const int64_t max_crops = random(range.first, std::min<int64_t>(range.last, 16));
+            const Knob knob = round % 3 == 0 ? knob_of(spec) : resolve_knob(spec, max_crops);
+            int64_t most[] = {-1, -1, -1, -1};
+            for (const Size& image : images) {
+                const Layout layout = make_layout(spec, knob, image);
+                for (size_t i = 0; i < 4; ++i) most[i] = std::max(most[i], count_in(layout, kAllCounts[i]));
+            }
+            for (size_t i = 0; i < 4; ++i) {
+                const Bound bound = worst_case(spec, knob, kAllCounts[i]);
+                const std::string where = "policy " + std::to_string(int(policy)) + " round " + std::to_string(round);
+                ASSERT_LE(most[i], bound.count) << where << " count " << i;
+                ASSERT_EQ(count_in(bound.layout, kAllCounts[i]), bound.count) << where << " count " << i;
+                const Layout again = make_layout(spec, knob, bound.layout.image);
+                ASSERT_EQ(count_in(again, kAllCounts[i]), bound.count) << where << " count " << i;
+            }
+        }
+    }
+}
+
+TEST(Bounds, KnownMaxima) {
+    const auto most = [](const Spec& spec) { return worst_case(spec, knob_of(spec), Count::kSequenceTokens).count; };
+    EXPECT_EQ(most(overlapping_stitched(12)), 1460);
+    EXPECT_EQ(most(overlapping_stitched(36)), 3956);
+    EXPECT_EQ(most(overlapping_pooled_across(8)), 1400);
+    EXPECT_EQ(most(tiled_scale_fit()), 3343);
+    EXPECT_EQ(most(tiled_closest_ratio()), 3330);
+    EXPECT_EQ(most(stitched_best_resolution()), 2928);
+    EXPECT_EQ(most(tiled_ceil_grid()), 172 + 4 * (171 * 4 + 1));
+    EXPECT_EQ(worst_case(overlapping_stitched(12), {12, 0}, Count::kSequenceTokens).layout.grid, (Grid{12, 1}));
+}
+
+TEST(Bounds, TheLargestKnobIsTheInverse) {
+    Random random(4);
+    for (const GridPolicy policy : kPolicies) {
+        for (int round = 0; round < 30; ++round) {
+            const Spec spec = random_spec(random, policy);
+            const KnobRange range = knob_range(spec);
+            const int64_t last = std::min<int64_t>(range.last, 400);
+            for (const Count what : kAllCounts) {
+                const auto bound = [&](int64_t n) { return worst_case(spec, resolve_knob(spec, n), what).count; };
+                for (int64_t n = range.first; n < last; n += 7) ASSERT_LE(bound(n), bound(n + 1));
+                const int64_t limit = bound(random(range.first, last)) + random(-3, 3);
+                const std::optional<int64_t> best = largest_max_crops(spec, what, limit);
+                ASSERT_EQ(best.has_value(), bound(range.first) <= limit);
+                if (!best) continue;
+                ASSERT_TRUE(*best >= range.first && *best <= range.last);
+                ASSERT_LE(bound(*best), limit);
+                if (*best < range.last) {
+                    ASSERT_GT(bound(*best + 1), limit);
+                }
+            }
+        }
+    }
+    EXPECT_EQ(largest_max_crops(overlapping_stitched(), Count::kSequenceTokens, 4096), std::optional<int64_t>(37));
+    EXPECT_EQ(largest_max_crops(overlapping_stitched(), Count::kSequenceTokens, 1), std::nullopt);
+    EXPECT_EQ(largest_max_crops(tiled_scale_fit(), Count::kCrops, int64_t{1} << 60), kMaxCropsLimit);
+}
+
+}  // namespace
+}  // namespace maxcrops_test

@@ -1,0 +1,131 @@
+"""Pictures: of a cut, for every family and odd images, and of a plan."""
+
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import maxcrops as mc
+from maxcrops.drawing import draw_layout
+from maxcrops.planning.plotting import plot_plan
+
+KEYS = ["molmo-7b-d", "molmo2-8b", "internvl3-8b", "llava-v1.6-mistral-7b", "llava_next", "idefics3", "smolvlm"]
+
+
+def _image(height, width, mode="RGB"):
+    return Image.effect_noise((width, height), 90).convert(mode)
+
+
+def _assert_sheet(sheet):
+    assert sheet.mode == "RGB"
+    assert 300 <= sheet.width <= 4000
+    assert 100 <= sheet.height <= 2000
+    assert len(sheet.getcolors(1 << 24)) > 10
+
+
+@pytest.mark.parametrize("size", [(1, 1), (30, 2000), (2000, 30), (480, 640), (3000, 2000)])
+@pytest.mark.parametrize("key", KEYS)
+def test_every_family_and_odd_sizes(key, size):
+    spec = mc.get_spec(key)
+    layout = mc.layout(spec, height=size[0], width=size[1])
+    _assert_sheet(draw_layout(layout, _image(*size), spec=spec))
+
+
+@pytest.mark.parametrize("size", [(1, 2000), (2000, 1)])
+@pytest.mark.parametrize(
+    "key",
+    [pytest.param(key) if key == "molmo-7b-d" else key for key in KEYS],
+)
+def test_one_pixel_sides(key, size):
+    spec = mc.get_spec(key)
+    layout = mc.layout(spec, height=size[0], width=size[1])
+    _assert_sheet(draw_layout(layout, _image(*size), spec=spec))
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "RGBA", "P", "1", "CMYK", "LA", "I;16"])
+def test_modes(mode):
+    spec = mc.get_spec("molmo2")
+    layout = mc.layout(spec, height=480, width=640)
+    image = Image.new("I;16", (640, 480), 1000) if mode == "I;16" else _image(480, 640, mode)
+    before = image.tobytes()
+    _assert_sheet(draw_layout(layout, image, spec=spec))
+    assert (image.mode, image.tobytes()) == (mode, before)
+
+
+@pytest.mark.parametrize("max_crops", [1, 2, 36, 200])
+def test_few_and_many_crops(max_crops):
+    spec = mc.get_spec("molmo-7b-d")
+    layout = mc.layout(spec, height=1200, width=1600, max_crops=max_crops)
+    _assert_sheet(draw_layout(layout, _image(1200, 1600), spec=spec))
+
+
+def test_settings_without_local_crops():
+    for key, change in [("molmo", {"crop_mode": "resize"}), ("idefics3", {"do_image_splitting": False})]:
+        spec = mc.get_spec(key, **change)
+        layout = mc.layout(spec, height=480, width=640)
+        _assert_sheet(draw_layout(layout, _image(480, 640), spec=spec))
+
+
+def test_image_is_seen():
+    layout = mc.layout(mc.get_spec("internvl3-8b"), height=448, width=896)
+    red = np.asarray(draw_layout(layout, Image.new("RGB", (896, 448), (200, 30, 30)))).reshape(-1, 3)
+    blue = np.asarray(draw_layout(layout, Image.new("RGB", (896, 448), (30, 30, 200)))).reshape(-1, 3)
+    assert (red == (200, 30, 30)).all(axis=1).mean() > 0.4
+    assert (blue == (30, 30, 200)).all(axis=1).mean() > 0.4
+
+
+def test_same_picture_twice():
+    spec = mc.get_spec("molmo-7b-d")
+    layout = mc.layout(spec, height=300, width=500)
+    image = Image.linear_gradient("L").resize((500, 300))
+    first, second = draw_layout(layout, image, spec=spec), draw_layout(layout, image, spec=spec)
+    assert first.tobytes() == second.tobytes()
+    assert first.tobytes() != draw_layout(layout, image).tobytes()  # the caption names the spec
+
+
+@pytest.mark.parametrize("size", [(640, 480), (480, 641), (1, 1)])
+def test_image_of_another_size(size):
+    layout = mc.layout(mc.get_spec("molmo2"), height=480, width=640)
+    with pytest.raises(ValueError, match=rf"must be 480 x 640 .*got {size[0]} x {size[1]}"):
+        draw_layout(layout, _image(*size))
+
+
+# -- plans ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"sizes": [(480, 640), (1080, 1920), (3000, 4000)]},
+        {"sizes": [(480, 640)], "images_per_sample": 4, "max_sequence_length": 8192},
+        {"max_sequence_length": 100},
+        {"max_sequence_length": 2**18},
+        {"max_crops_list": [12]},
+    ],
+    ids=["plain", "images", "several", "none fits", "long", "one row"],
+)
+@pytest.mark.parametrize("key", ["molmo-7b-d", "llava_next"])
+def test_plot(key, options, tmp_path):
+    pytest.importorskip("matplotlib")
+    plan = mc.plan(mc.get_spec(key), **options)
+    plot_plan(plan, tmp_path / "plan.png")
+    with Image.open(tmp_path / "plan.png") as image:
+        assert image.size == (1275, 750)
+        assert len(image.convert("RGB").getcolors(1 << 24)) > 20
+
+
+def test_plot_leaves_pyplot_alone(tmp_path):
+    pytest.importorskip("matplotlib")
+    before = "matplotlib.pyplot" in sys.modules
+    plot_plan(mc.plan(mc.get_spec("molmo2")), str(tmp_path / "plan.svg"))
+    assert (tmp_path / "plan.svg").read_text().startswith("<?xml")
+    assert ("matplotlib.pyplot" in sys.modules) == before
+
+
+def test_plot_without_matplotlib(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    with pytest.raises(ImportError, match=r"maxcrops\[plot\]"):
+        plot_plan(mc.plan(mc.get_spec("molmo2")), tmp_path / "plan.png")
+    assert not (tmp_path / "plan.png").exists()
