@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from maxcrops import _core
-from maxcrops._arguments import require_arguments
+from maxcrops._arguments import require_arguments, require_threads
 from maxcrops.specs import Spec
 
 CountName: TypeAlias = Literal["sequence_tokens", "connector_outputs", "vit_patches", "crops"]
@@ -85,9 +85,8 @@ def _count(name: str) -> _core.Count:
 
 
 def _batch_arguments(operation: str, spec: object, max_crops: int | None, num_threads: int) -> tuple[int | None, int]:
-    require_arguments(operation, spec, max_crops=max_crops, num_threads=num_threads)
-    if not 1 <= num_threads <= 1024:
-        raise ValueError(f"[{operation}] num_threads must be in 1..1024, got {num_threads}")
+    require_arguments(operation, spec, max_crops=max_crops)
+    require_threads(operation, num_threads)
     return max_crops, num_threads
 
 
@@ -101,7 +100,7 @@ def _as_sizes(operation: str, sizes: npt.ArrayLike) -> npt.NDArray[np.int64]:
             f"[{operation}] sizes must have shape [N, 2] with (height, width) rows, got shape {list(array.shape)}"
         )
     if array.dtype.kind not in "iu":
-        raise TypeError(f"[{operation}] sizes must be integers, got dtype {array.dtype}")
+        raise TypeError(f"[{operation}] sizes must be integers of at most 64 bits, got dtype {array.dtype}")
     if array.dtype == np.uint64 and bool((array > np.uint64(2**63 - 1)).any()):
         row = int(np.flatnonzero((array > np.uint64(2**63 - 1)).any(axis=1))[0])
         raise ValueError(f"[{operation}] sizes[{row}] must be in 1..{_core.MAX_SIDE} pixels, got {array[row].tolist()}")

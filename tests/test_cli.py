@@ -291,7 +291,7 @@ def test_count_goes_on_after_unreadable_files(run, folder):
     for name in ("empty", "words", "missing"):
         assert re.search(rf"{name}\.(png|jpg): \w+", err)
     assert "missing.png: no such file" in err
-    assert "left out 1 files" in err
+    assert "left out 1 file " in err
     assert "Traceback" not in err
 
 

@@ -1,6 +1,7 @@
 """Sizes from headers: as Pillow's upright image has them, without decoding, whatever the file holds."""
 
 import csv
+import json
 import os
 import random
 import re
@@ -10,9 +11,11 @@ from pathlib import Path
 
 import pytest
 from PIL import Image, ImageFile, ImageOps, PngImagePlugin, UnidentifiedImageError, features
+from typer.testing import CliRunner
 
 import maxcrops as mc
 from maxcrops.cli import main
+from maxcrops.cli._app import app
 from maxcrops.data import find_images, read_size, read_sizes
 
 ORIENTATION = 0x0112
@@ -220,12 +223,20 @@ def test_endless_late_chunk(tmp_path):
     assert read_size(path) == (20, 44)
 
 
-@pytest.mark.parametrize("side", [10_000, 20_000])
-def test_large_images_are_not_refused(side, tmp_path):
+def test_pillow_s_limit_on_pixels(tmp_path):
+    """It holds for the function, as for a loader; the command reads headers alone and counts on."""
+    side = 20_000
     header = side.to_bytes(4, "big") * 2 + b"\x08\x02\x00\x00\x00"
     content = _chunk(b"IHDR", header) + _chunk(b"IDAT", zlib.compress(b"\0")) + _chunk(b"IEND", b"")
-    (tmp_path / "image.png").write_bytes(b"\x89PNG\r\n\x1a\n" + content)
-    assert read_size(tmp_path / "image.png") == (side, side)
+    path = tmp_path / "image.png"
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + content)
+    with pytest.raises(mc.ImageReadError, match="DecompressionBombError"):
+        read_size(path)
+    limit = Image.MAX_IMAGE_PIXELS
+    result = CliRunner().invoke(app, ["count", "molmo2", str(path), "--json"])
+    assert limit == Image.MAX_IMAGE_PIXELS
+    (counted,) = json.loads(result.stdout)["images"]
+    assert (counted["height"], counted["width"]) == (side, side)
 
 
 # -- files that are no images --------------------------------------------------------------------------------------

@@ -23,6 +23,9 @@ constexpr int64_t kMaxCropSize = int64_t{1} << 14;
 constexpr int64_t kMaxLongestEdge = int64_t{1} << 20;
 constexpr size_t kMaxResolutions = size_t{1} << 14;
 
+// The largest canvas of a spec must be an image size itself: its bound has a witness.
+int64_t crops_limit(const CropRule& crop) { return std::min(kMaxCropsLimit, kMaxSide / crop.crop_size); }
+
 void validate_crop(const Spec& spec) {
     const CropRule& crop = spec.crop;
     require_range(spec, "crop_size", crop.crop_size, 2, kMaxCropSize);
@@ -50,10 +53,10 @@ void validate_grid(const Spec& spec) {
             if ((grid.fixed_grid.rows == 0) != (grid.fixed_grid.cols == 0)) fail(spec, "rows and cols must both be 0 or neither");
             break;
         case GridPolicy::kScaleFit:
-            require_range(spec, "max_crops", grid.max_crops, 1, kMaxCropsLimit);
+            require_range(spec, "max_crops", grid.max_crops, 1, crops_limit(spec.crop));
             break;
         case GridPolicy::kClosestRatio:
-            require_range(spec, "max_crops", grid.max_crops, 1, kMaxCropsLimit);
+            require_range(spec, "max_crops", grid.max_crops, 1, crops_limit(spec.crop));
             require_range(spec, "min_crops", grid.min_crops, 1, kMaxCropsLimit);
             break;
         case GridPolicy::kBestResolution:
@@ -120,7 +123,7 @@ void validate(const Spec& spec) {
 KnobRange knob_range(const Spec& spec) {
     switch (spec.grid.policy) {
         case GridPolicy::kScaleFit:
-        case GridPolicy::kClosestRatio: return {1, kMaxCropsLimit};
+        case GridPolicy::kClosestRatio: return {1, crops_limit(spec.crop)};
         case GridPolicy::kFixed: return {1, 1};
         case GridPolicy::kCeilGrid: {
             // Longer edges are scaled back to the limit.
@@ -143,9 +146,11 @@ Knob resolve_knob(const Spec& spec, std::optional<int64_t> max_crops) {
         return {listed ? kMaxCropsLimit : spec.grid.max_crops, spec.grid.longest_edge};
     }
     const KnobRange range = knob_range(spec);
-    if (*max_crops < range.first || *max_crops > kMaxCropsLimit) {
+    const bool searched = spec.grid.policy == GridPolicy::kScaleFit || spec.grid.policy == GridPolicy::kClosestRatio;
+    const int64_t most = searched ? range.last : kMaxCropsLimit;
+    if (*max_crops < range.first || *max_crops > most) {
         throw std::invalid_argument("[" + spec.name + "] max_crops must be in " + std::to_string(range.first) + ".." +
-                                    std::to_string(kMaxCropsLimit) + ", got " + std::to_string(*max_crops) +
+                                    std::to_string(most) + ", got " + std::to_string(*max_crops) +
                                     (range.first > 1 ? " (the smallest of the model's resolutions makes " +
                                                            std::to_string(range.first) + " crops)"
                                                      : ""));

@@ -16,7 +16,7 @@ import typer
 from maxcrops import __version__
 from maxcrops._core import Layout
 from maxcrops._layout import layout
-from maxcrops.cli._options import Json, MaxCrops, Model, Settings, resolve_model
+from maxcrops.cli._options import Json, MaxCrops, Model, Settings, plural, resolve_model
 from maxcrops.specs import Spec, get_spec, list_specs
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def plan(
     plot: Annotated[Path | None, typer.Option(metavar="FILE", help="Draw the plan (png, svg, pdf).")] = None,
     as_json: Json = False,
     settings: Settings = None,
-    workers: Annotated[int, typer.Option(help="Threads that read image headers.")] = 4,
+    workers: Annotated[int, typer.Option(min=1, max=1024, help="Threads that read image headers.")] = 4,
 ) -> None:
     """The largest safe max_crops, and why: the exact worst case of every value beside the limits."""
     from maxcrops.planning import plan as make_plan
@@ -126,7 +126,7 @@ def count(
     csv_file: Annotated[Path | None, typer.Option("--csv", metavar="FILE", help="Write a row per file.")] = None,
     as_json: Json = False,
     settings: Settings = None,
-    workers: Annotated[int, typer.Option(help="Threads that read image headers.")] = 4,
+    workers: Annotated[int, typer.Option(min=1, max=1024, help="Threads that read image headers.")] = 4,
     verify: Annotated[
         bool, typer.Option("--verify", help="Decode every image too, to find truncated ones; slow.")
     ] = False,
@@ -152,7 +152,7 @@ def count(
         if csv_file is None:
             _print_counts(rows)
         if rows:
-            typer.echo(f"{len(rows)} images, {sum(row['sequence_tokens'] for row in rows)} sequence tokens")
+            typer.echo(f"{plural(len(rows), 'image')}, {sum(row['sequence_tokens'] for row in rows)} sequence tokens")
         _print_unreadable(unreadable)
     raise typer.Exit(1 if unreadable else 0)
 
@@ -239,19 +239,23 @@ def _read(images: Iterable[str], workers: int, *, verify: bool = False) -> list[
 
     from maxcrops.data import find_images, read_sizes
 
-    if not verify:
-        Image.MAX_IMAGE_PIXELS = None  # a limit on decoding, and headers alone are read here
     skipped: list[Path] = []
     paths = list(find_images(images, on_skip=skipped.append))
     if skipped:
-        _note(f"left out {len(skipped)} files without the suffix of an image, such as {skipped[0]}")
+        _note(f"left out {plural(len(skipped), 'file')} without the suffix of an image, such as {skipped[0]}")
     reading = read_sizes(paths, workers=workers, verify=verify)
-    if len(paths) < _PROGRESS_FROM:
-        return list(reading)
-    from maxcrops.cli import _format
+    limit = Image.MAX_IMAGE_PIXELS
+    try:
+        if not verify:
+            Image.MAX_IMAGE_PIXELS = None  # a limit on decoding, and headers alone are read here
+        if len(paths) < _PROGRESS_FROM:
+            return list(reading)
+        from maxcrops.cli import _format
 
-    with _format.progress() as bar:
-        return list(bar.track(reading, total=len(paths), description="reading headers"))
+        with _format.progress() as bar:
+            return list(bar.track(reading, total=len(paths), description="reading headers"))
+    finally:
+        Image.MAX_IMAGE_PIXELS = limit
 
 
 def _print_counts(rows: list[dict[str, Any]]) -> None:

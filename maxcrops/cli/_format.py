@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from maxcrops.cli._options import plural
 from maxcrops.planning import Plan, PlanRow, RuleOfThumb
 from maxcrops.planning.rule_of_thumb import RECOMMENDATIONS, TOKENS_PER_CROP, TOKENS_PER_CROP_WITH_SPECIALS
 from maxcrops.specs import Spec
@@ -105,7 +106,7 @@ def plan_headline(plan: Plan) -> list[str]:
         f" {plan.row.witness[0]} x {plan.row.witness[1]} px)."
     )
     if plan.knee is not None:
-        lines.append(f"For the {plan.num_images} images, crops beyond [b]{plan.knee}[/b] stop paying.")
+        lines.append(f"For the {plural(plan.num_images, 'image')}, crops beyond [b]{plan.knee}[/b] stop paying.")
     return lines
 
 
@@ -174,7 +175,9 @@ def images_table(plan: Plan) -> Table:
     columns += ["shrink mean", "p50", "p90", "p99", "max"]
     columns += ["tokens mean", "p50", "p90", "p99", "max"]
     columns += ["do not fit"]
-    return table(f"The {plan.num_images} images (shrink: by how much sides are shrunk; < knee)", columns, rows)
+    return table(
+        f"The {plural(plan.num_images, 'image')} (shrink: by how much sides are shrunk; < knee)", columns, rows
+    )
 
 
 def rule_of_thumb_table(plan: Plan, rules: Sequence[RuleOfThumb], exact: Sequence[PlanRow]) -> Table:
@@ -241,8 +244,10 @@ def unreadable_lines(files: Sequence[ImageFile]) -> list[str]:
     """Every file that was left out, by name and reason."""
     if not files:
         return []
-    word = "file" if len(files) == 1 else "files"
-    return [f"{len(files)} {word} could not be read:", *(f"  {printable(file.path)}: {file.error}" for file in files)]
+    return [
+        f"{plural(len(files), 'file')} could not be read:",
+        *(f"  {printable(file.path)}: {file.error}" for file in files),
+    ]
 
 
 def specs_table(specs: Sequence[Spec]) -> Table:

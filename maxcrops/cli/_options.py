@@ -61,3 +61,8 @@ def _value(text: str) -> Any:
         return json.loads(text)
     except json.JSONDecodeError:
         return text
+
+
+def plural(count: int, noun: str) -> str:
+    """`count` and the noun in its number."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from maxcrops._arguments import require_arguments
+from maxcrops._arguments import require_arguments, require_threads
 from maxcrops._bounds import worst_case
 from maxcrops._counting import _as_sizes
 from maxcrops.planning.images import ImageSummary, knee, summarise
@@ -206,7 +206,8 @@ def plan(
     >>> plan(get_spec("molmo-7b-d"), max_sequence_length=4096, text_tokens=512)
     Plan('molmo-7b-d': largest safe max_crops 32, bound by sequence with 44 tokens to spare; max_crops 12 is safe)
     """
-    require_arguments("plan", spec, max_crops=max_crops, num_threads=num_threads)
+    require_arguments("plan", spec, max_crops=max_crops)
+    require_threads("plan", num_threads)
     source = "given"
     if max_sequence_length is None:
         max_sequence_length = spec.max_sequence_length or DEFAULT_MAX_SEQUENCE_LENGTH
@@ -215,7 +216,6 @@ def plan(
     text_tokens = _integer("text_tokens", text_tokens, 0)
     images_per_sample = _integer("images_per_sample", images_per_sample, 1)
     tight_margin = _integer("tight_margin", tight_margin, 0)
-    num_threads = _integer("num_threads", num_threads, 1)
     array = None if sizes is None else _as_sizes("plan", sizes)
 
     limits: list[Limit] = [SequenceLimit(max_sequence_length, text_tokens, images_per_sample, tight_margin)]
@@ -246,7 +246,12 @@ def plan(
     asked_row = make_row(asked)
     largest_by_limit = [limit.largest(spec) for limit in limits]
     largest = None if None in largest_by_limit else min(value for value in largest_by_limit if value is not None)
-    values = _tabulated(spec, largest, asked) if max_crops_list is None else [int(value) for value in max_crops_list]
+    if max_crops_list is None:
+        values = _tabulated(spec, largest, asked)
+    else:
+        values = [_integer("max_crops_list", value, 1) for value in max_crops_list]
+        if not values:
+            raise ValueError("[plan] max_crops_list must name at least one value; None tabulates them all")
     rows = tuple(make_row(value) for value in values)
     within = [row for row in rows if row.fits]
     summaries = [row.images for row in within if row.images is not None]
@@ -277,7 +282,9 @@ def _tabulated(spec: Spec, largest: int | None, asked: int) -> list[int]:
     if end - first < _MOST_ROWS:
         values = set(range(first, end + 1))
     else:
-        values = {int(value) for value in np.geomspace(first, end, _SPACED_ROWS)} | {largest or first, end}
+        spaced = {int(value) for value in np.geomspace(first, end, _SPACED_ROWS)}
+        answer = largest or first
+        values = spaced | {answer, min(answer + 1, end), end}
     return sorted(values | {asked})
 
 

@@ -48,11 +48,16 @@ def rule_of_thumb(
 ) -> list[RuleOfThumb]:
     """The estimate for some values of max_crops.
 
+    Raises:
+        ValueError: a max_crops that is no integer of at least 1.
+
     >>> [(row.max_crops, row.tokens, row.left_for_text, row.verdict) for row in rule_of_thumb([12, 20])]
     [(12, 1728, 2368, 'safe'), (20, 2880, 1216, 'tight')]
     """
     rows = []
     for crops in max_crops:
+        if isinstance(crops, bool) or not isinstance(crops, int) or crops < 1:
+            raise ValueError(f"[rule_of_thumb] max_crops must be integers of at least 1, got {crops!r}")
         tokens = TOKENS_PER_CROP * crops
         left = max_sequence_length - tokens
         verdict = next((name for least, name in _VERDICTS if left >= least), "over the limit")

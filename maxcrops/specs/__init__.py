@@ -77,6 +77,8 @@ def get_spec(key: str, **changes: Any) -> Spec:
     >>> get_spec("molmo2", low_res_col_tokens=False)
     Spec('molmo2': scale_fit, crop 378 px, stitched tokens, max_crops=8)
     """
+    if not isinstance(key, str):
+        raise TypeError(f"[get_spec] key must be a string, got {key!r}")
     known = _by_name().get(_normalised(key))
     if known is None:
         nearest = nearest_keys(key)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from maxcrops.specs._spec import Source, Spec
@@ -61,11 +61,11 @@ class Family:
         specs = {self.spec.key: self.spec}
         for key, checkpoint in self.checkpoints.items():
             source = Source("published settings", checkpoint.where, checkpoint.checked)
-            specs[key] = self.spec.replace(
+            specs[key] = replace(
+                self.spec.replace(**checkpoint.changes),
                 key=key,
                 checkpoints=checkpoint.repositories,
                 sources=(source, *self.spec.sources),
-                **checkpoint.changes,
             )
         return specs
 

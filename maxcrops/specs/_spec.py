@@ -293,8 +293,8 @@ class Spec:
         """A copy with some fields changed.
 
         Args:
-            changes: fields of the grid, crop and token rules or of the spec, by their name here or by the model's
-                own (``max_patches``); or a choice (``crop_mode="resize"``).
+            changes: fields of the grid, crop and token rules, by their name here or by the model's own
+                (``max_patches``); ``max_sequence_length``; or a choice (``crop_mode="resize"``).
 
         Raises:
             TypeError: an unknown field; the message lists the fields.
@@ -310,8 +310,10 @@ class Spec:
             assert not remaining, f"{self.key}: {choice} changes unknown fields {remaining}"
         fields = _set_fields(parts, fields)
         for name, value in fields.items():
-            if name not in _field_names(self):
+            if name != "max_sequence_length":
                 raise TypeError(f"[spec] {self.key} has no field {name!r}; it has {', '.join(self._known_names())}")
+            if value is not None and (not _is_integer(value) or value < 1):
+                raise ValueError(f"[spec] {self.key}: {name} must be an integer of at least 1 or None, got {value!r}")
             own[name] = value
         return dataclasses.replace(self, **parts, **own)
 
@@ -393,6 +395,9 @@ def _field_names(data: Any) -> set[str]:
 
 
 def _frozen(value: Any) -> Any:
+    """Lists as tuples, NumPy integers as int."""
+    if hasattr(value, "__index__") and not isinstance(value, (bool, int)):
+        return int(value.__index__())
     return tuple(_frozen(item) for item in value) if isinstance(value, (list, tuple)) else value
 
 
@@ -429,8 +434,8 @@ def _is_pair(value: object) -> bool:
 
 
 _TYPES: dict[str, tuple[str, Callable[[Any], bool]]] = {
-    "int": ("an integer", _is_integer),
-    "int | None": ("an integer or None", lambda value: value is None or _is_integer(value)),
+    "int": ("a 64-bit integer", _is_integer),
+    "int | None": ("a 64-bit integer or None", lambda value: value is None or _is_integer(value)),
     "bool": ("true or false", lambda value: isinstance(value, bool)),
     "tuple[int, int]": ("a pair of integers", _is_pair),
     "tuple[tuple[int, int], ...]": (

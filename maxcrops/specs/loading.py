@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from dataclasses import dataclass
 from os import PathLike
@@ -36,14 +37,20 @@ class _File:
 
 
 class _TrainingFile(_File):
-    """Settings under whatever path the run nested them; the shallowest one counts."""
+    """Settings under whatever path the run nested them: the model's own, then the shallowest."""
 
     def get(self, key: str) -> tuple[str, Any] | None:
         paths = [path for path in self.values if path == key or path.endswith(f".{key}")]
         if not paths:
             return None
-        path = min(paths, key=lambda path: (path.count("."), path))
-        return path, self.values[path]
+
+        def rank(path: str) -> tuple[bool, int]:
+            return not path.startswith("model."), path.count(".")
+
+        nearest = [path for path in paths if rank(path) == min(map(rank, paths))]
+        if any(self.values[path] != self.values[nearest[0]] for path in nearest):
+            raise ValueError(f"{self.name}: {key} has different values at {' and '.join(sorted(nearest))}")
+        return nearest[0], self.values[nearest[0]]
 
 
 def load_spec(folder: str | PathLike[str]) -> Spec:
@@ -73,8 +80,8 @@ def load_spec(folder: str | PathLike[str]) -> Spec:
             f"[load_spec] {path} holds none of processor_config.json, preprocessor_config.json, config.json,"
             f" {', '.join(_TRAINING_FILES)}"
         )
-    family = _recognise(files, path)
     try:
+        family = _recognise(files, path)
         return _build(family, files, path)
     except (TypeError, ValueError) as error:
         raise ConfigError(f"[load_spec] {path}: {error}") from error
@@ -160,10 +167,11 @@ def _build(family: Family, files: dict[Document, _File], path: Path) -> Spec:
         taken.append(Taken(read.field, values[read.field], files[read.document].name, key))
     if family.derive is not None:
         values = family.derive(family.spec.fields(), values)
-    return family.spec.replace(
+        taken = [dataclasses.replace(one, value=values.get(one.field, one.value)) for one in taken]
+    return dataclasses.replace(
+        family.spec.replace(**values),
         description=f"{family.spec.description}; read from {path}",
         taken=tuple(taken),
-        **values,
     )
 
 

@@ -5,6 +5,8 @@ The first SmolVLM checkpoints use Idefics3's classes and stand with that family.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from maxcrops.specs._family import Checkpoint, Family
 from maxcrops.specs._spec import Source
 from maxcrops.specs.idefics3 import CROPS_OF_384, CROPS_OF_512, READS
@@ -12,7 +14,8 @@ from maxcrops.specs.idefics3 import SPEC as IDEFICS3
 
 _CHECKED = "2026-11-24"
 
-SPEC = IDEFICS3.replace(
+SPEC = replace(
+    IDEFICS3,
     key="smolvlm",
     family="smolvlm",
     description="SmolVLM2: Idefics3's cut and tokens",
