@@ -239,7 +239,7 @@ TEST(Bounds, NoImageExceedsThemAndTheWitnessAttainsThem) {
         for (int round = 0; round < 24; ++round) {
             const Spec spec = random_spec(random, policy);
             const KnobRange range = knob_range(spec);
-            const int64_t max_crops = random(range.first, std::min<int64_t>(range.last, 16));
+            const int64_t max_crops = random(range.first, std::max(range.first, std::min<int64_t>(range.last, 16)));
             const Knob knob = round % 3 == 0 ? knob_of(spec) : resolve_knob(spec, max_crops);
             int64_t most[] = {-1, -1, -1, -1};
             for (const Size& image : images) {
