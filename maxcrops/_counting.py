@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Literal, TypeAlias
-
-import numpy as np
-import numpy.typing as npt
+from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from maxcrops import _core
 from maxcrops._arguments import require_arguments, require_threads
 from maxcrops.specs import Spec
+
+if TYPE_CHECKING:  # NumPy is imported where arrays are made: what needs none starts sooner
+    import numpy as np
+    import numpy.typing as npt
 
 CountName: TypeAlias = Literal["sequence_tokens", "connector_outputs", "vit_patches", "crops"]
 """What is counted. Positions in the language model's sequence, features that the adapter computes, patches that the
@@ -44,6 +45,8 @@ def count_tokens(
     >>> count_tokens(get_spec("molmo-7b-d"), [(1080, 1920), (100, 100)])
     array([1196,  316])
     """
+    import numpy as np
+
     array = _as_sizes("count_tokens", sizes)
     knob_and_threads = _batch_arguments("count_tokens", spec, max_crops, num_threads)
     out = np.empty(len(array), dtype=np.int64)
@@ -55,6 +58,8 @@ def grids(
     spec: Spec, sizes: npt.ArrayLike, *, max_crops: int | None = None, num_threads: int = 1
 ) -> npt.NDArray[np.int64]:
     """(rows, cols) of local crops of each image, int64 [N, 2]. Arguments and errors as for ``count_tokens``."""
+    import numpy as np
+
     array = _as_sizes("grids", sizes)
     knob_and_threads = _batch_arguments("grids", spec, max_crops, num_threads)
     out = np.empty((len(array), 2), dtype=np.int64)
@@ -69,6 +74,8 @@ def scales(
 
     Below 1, the image is shrunk and detail is lost. Arguments and errors as for ``count_tokens``.
     """
+    import numpy as np
+
     array = _as_sizes("scales", sizes)
     knob_and_threads = _batch_arguments("scales", spec, max_crops, num_threads)
     out = np.empty(len(array), dtype=np.float64)
@@ -92,6 +99,8 @@ def _batch_arguments(operation: str, spec: object, max_crops: int | None, num_th
 
 def _as_sizes(operation: str, sizes: npt.ArrayLike) -> npt.NDArray[np.int64]:
     """C-contiguous int64 [N, 2], without a copy where it is that already."""
+    import numpy as np
+
     array = np.asarray(sizes)
     if array.size == 0 and array.ndim <= 2:
         return np.empty((0, 2), dtype=np.int64)

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
-
-import numpy as np
-import numpy.typing as npt
+from typing import TYPE_CHECKING, Any
 
 from maxcrops._arguments import require_arguments, require_threads
 from maxcrops._bounds import worst_case
@@ -15,6 +12,9 @@ from maxcrops._counting import _as_sizes
 from maxcrops.planning.images import ImageSummary, knee, summarise
 from maxcrops.planning.limits import VERDICTS, Limit, SequenceLimit, Use, Verdict
 from maxcrops.specs import Spec
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
 
 DEFAULT_MAX_SEQUENCE_LENGTH = 4096
 """Tokens; what Molmo's configuration says."""
@@ -282,7 +282,8 @@ def _tabulated(spec: Spec, largest: int | None, asked: int) -> list[int]:
     if end - first < _MOST_ROWS:
         values = set(range(first, end + 1))
     else:
-        spaced = {int(value) for value in np.geomspace(first, end, _SPACED_ROWS)}
+        ratio = (end / first) ** (1 / (_SPACED_ROWS - 1))
+        spaced = {int(first * ratio**i) for i in range(_SPACED_ROWS)}
         answer = largest or first
         values = spaced | {answer, min(answer + 1, end), end}
     return sorted(values | {asked})
@@ -290,8 +291,9 @@ def _tabulated(spec: Spec, largest: int | None, asked: int) -> list[int]:
 
 def _integer(name: str, value: object, least: int) -> int:
     """A plain int, also of a NumPy integer."""
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
         raise TypeError(f"[plan] {name} must be an integer, got {value!r}")
-    if not least <= value < 2**53:
+    plain = int(value.__index__())
+    if not least <= plain < 2**53:
         raise ValueError(f"[plan] {name} must be in {least}..{2**53 - 1}, got {value}")
-    return int(value)
+    return plain

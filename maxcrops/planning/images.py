@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-
-import numpy as np
-import numpy.typing as npt
+from typing import TYPE_CHECKING
 
 from maxcrops._counting import count_tokens, scales
 from maxcrops.specs import Spec
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,8 @@ class Distribution:
     @classmethod
     def of(cls, values: npt.NDArray[np.int64] | npt.NDArray[np.float64]) -> Distribution:
         """Of a non-empty array."""
+        import numpy as np
+
         p50, p90, p99 = np.percentile(values, (50, 90, 99))
         return cls(float(np.mean(values)), float(p50), float(p90), float(p99), float(np.max(values)))
 
@@ -58,6 +62,8 @@ def summarise(
     spec: Spec, sizes: npt.NDArray[np.int64], *, max_crops: int, max_tokens: int, num_threads: int = 1
 ) -> ImageSummary:
     """Summary of images of the given sizes at one max_crops; max_tokens is what one image may cost."""
+    import numpy as np
+
     tokens = count_tokens(spec, sizes, max_crops=max_crops, num_threads=num_threads)
     scale = scales(spec, sizes, max_crops=max_crops, num_threads=num_threads)
     return ImageSummary(
@@ -76,6 +82,8 @@ def knee(max_crops: Sequence[int], summaries: Sequence[ImageSummary]) -> int | N
     The point of the curve of detail over mean tokens that lies furthest above the straight line between its ends (the
     knee as Kneedle defines it, without smoothing). None where detail does not change.
     """
+    import numpy as np
+
     cost = np.array([summary.tokens.mean for summary in summaries])
     detail = np.array([summary.detail for summary in summaries])
     if len(cost) < 3 or np.ptp(detail) == 0 or np.ptp(cost) == 0:
