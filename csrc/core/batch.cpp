@@ -4,6 +4,7 @@
 #include <exception>
 #include <stdexcept>
 #include <string>
+#include <system_error>
 #include <thread>
 #include <vector>
 
@@ -32,7 +33,14 @@ void for_ranges(int64_t n, int num_threads, const Work& work) {
         }
     };
     std::vector<std::thread> threads;
-    for (int64_t part = 1; part < parts; ++part) threads.emplace_back(run, part);
+    threads.reserve(static_cast<size_t>(parts));
+    for (int64_t part = 1; part < parts; ++part) {
+        try {
+            threads.emplace_back(run, part);
+        } catch (const std::system_error&) {
+            run(part);  // no thread to be had
+        }
+    }
     run(0);
     for (std::thread& thread : threads) thread.join();
     for (const std::exception_ptr& error : errors) {
@@ -90,10 +98,10 @@ const BatchKernels& batch_kernels(Isa isa) {
 }
 
 void count_batch(const Spec& spec, const Knob& knob, Count what, const int64_t* sizes, int64_t n, int num_threads,
-                 int64_t* out) {
+                 int64_t* out, Isa isa) {
     const CountFormula formula = count_formula(spec, what);
     if (spec.grid.policy == GridPolicy::kScaleFit && !spec.tokens.unpad) {
-        const BatchKernels& kernels = batch_kernels(active_isa());
+        const BatchKernels& kernels = batch_kernels(isa);
         for_each_scale_fit_block(spec, knob, kernels, sizes, n, num_threads,
                                  [&](const double* rows, const double* cols, int64_t begin, int64_t count) {
                                      kernels.counts(formula, rows, cols, count, out + begin);
@@ -106,9 +114,10 @@ void count_batch(const Spec& spec, const Knob& knob, Count what, const int64_t* 
     });
 }
 
-void grid_batch(const Spec& spec, const Knob& knob, const int64_t* sizes, int64_t n, int num_threads, int64_t* out) {
+void grid_batch(const Spec& spec, const Knob& knob, const int64_t* sizes, int64_t n, int num_threads, int64_t* out,
+                Isa isa) {
     if (spec.grid.policy == GridPolicy::kScaleFit) {
-        for_each_scale_fit_block(spec, knob, batch_kernels(active_isa()), sizes, n, num_threads,
+        for_each_scale_fit_block(spec, knob, batch_kernels(isa), sizes, n, num_threads,
                                  [&](const double* rows, const double* cols, int64_t begin, int64_t count) {
                                      for (int64_t i = 0; i < count; ++i) {
                                          out[2 * (begin + i)] = static_cast<int64_t>(rows[i]);
@@ -126,7 +135,7 @@ void grid_batch(const Spec& spec, const Knob& knob, const int64_t* sizes, int64_
 
 void scale_batch(const Spec& spec, const Knob& knob, const int64_t* sizes, int64_t n, int num_threads, double* out) {
     for_each_image(sizes, n, num_threads,
-                   [&](Size image, int64_t i) { out[i] = make_layout(spec, knob, image).scale(); });
+                   [&](Size image, int64_t i) { out[i] = scale_of(spec, cut_image(spec, knob, image), image); });
 }
 
 }  // namespace maxcrops

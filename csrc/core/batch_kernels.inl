@@ -16,8 +16,8 @@ namespace {
 constexpr uint64_t kTwo52Bits = 0x4330000000000000ULL;
 constexpr double kTwo52 = 4503599627370496.0;
 
-inline double to_double(int64_t x) {
-    const uint64_t bits = static_cast<uint64_t>(x) | kTwo52Bits;
+inline double to_double(uint64_t x) {
+    const uint64_t bits = x | kTwo52Bits;
     double value;
     std::memcpy(&value, &bits, sizeof value);
     return value - kTwo52;
@@ -31,12 +31,11 @@ inline int64_t to_int64(double x) {
 }
 
 bool load_sizes(const int64_t* __restrict sizes, int64_t n, double* __restrict heights, double* __restrict widths) {
-    uint64_t seen = 0;  // bits that no side in 1..kMaxSide has in side - 1, or in side
+    uint64_t seen = 0;  // a side in 1..kMaxSide has no bit from 31 on, nor has the side less 1
     for (int64_t i = 0; i < n; ++i) {
-        const int64_t height = sizes[2 * i];
-        const int64_t width = sizes[2 * i + 1];
-        seen |= static_cast<uint64_t>(height) | static_cast<uint64_t>(height - 1);
-        seen |= static_cast<uint64_t>(width) | static_cast<uint64_t>(width - 1);
+        const uint64_t height = static_cast<uint64_t>(sizes[2 * i]);
+        const uint64_t width = static_cast<uint64_t>(sizes[2 * i + 1]);
+        seen |= height | (height - 1) | width | (width - 1);
         heights[i] = to_double(height);
         widths[i] = to_double(width);
     }

@@ -61,69 +61,59 @@ void offer_fitting(const Spec& spec, Size entry, const Offer& offer) {
     }
 }
 
+struct Worst {
+    int64_t count = -1;
+    Size image;
+};
+
 // The image of the largest count among a few that stand for all. See Note [Bounds].
-Size worst_image(const Spec& spec, const Knob& knob, const CountFormula& formula) {
-    Size worst;
-    int64_t most = -1;
+Worst worst_image(const Spec& spec, const Knob& knob, const CountFormula& formula) {
+    Worst worst;
     const auto offer = [&](Size image) {
         const Cut cut = cut_image(spec, knob, image);
         const int64_t count = count_of(spec, formula, cut.grid, cut.canvas, image);
-        if (count > most) {
-            most = count;
-            worst = image;
-        }
+        if (count > worst.count) worst = {count, image};
     };
-    if (spec.grid.policy == GridPolicy::kBestResolution) {
-        for (const Size& entry : spec.grid.resolutions) {
-            if (crops_of(spec.crop, entry) > knob.max_crops) continue;
-            offer(entry);
-            if (spec.tokens.unpad && !fills_its_map(spec.crop, entry)) offer_fitting(spec, entry, offer);
+    switch (spec.grid.policy) {
+        case GridPolicy::kFixed: offer(cut_image(spec, knob, {1, 1}).canvas); break;
+        case GridPolicy::kScaleFit: offer(scale_fit_witness(spec, worst_grid(spec, knob.max_crops, formula))); break;
+        case GridPolicy::kClosestRatio:
+            offer(closest_ratio_witness(spec, worst_grid(spec, knob.max_crops, formula)));
+            break;
+        case GridPolicy::kBestResolution:
+            for (const Size& entry : spec.grid.resolutions) {
+                if (crops_of(spec.crop, entry) > knob.max_crops) continue;
+                offer(entry);
+                if (spec.tokens.unpad && !fills_its_map(spec.crop, entry)) offer_fitting(spec, entry, offer);
+            }
+            break;
+        case GridPolicy::kCeilGrid: {
+            const int64_t edge = knob.longest_edge;
+            for (int64_t side = 2; side < edge; side += 2) {
+                offer({side, edge});
+                offer({edge, side});
+            }
+            offer({1, 2 * edge});
+            offer({2 * edge, 1});
+            offer({edge, edge});
+            break;
         }
-    } else if (spec.grid.policy == GridPolicy::kCeilGrid) {
-        const int64_t edge = knob.longest_edge;
-        for (int64_t side = 2; side < edge; side += 2) {
-            offer({side, edge});
-            offer({edge, side});
-        }
-        offer({1, 2 * edge});
-        offer({2 * edge, 1});
-        offer({edge, edge});
-    } else {
-        offer({spec.crop.crop_size, spec.crop.crop_size});
     }
     return worst;
-}
-
-Size witness_of(const Spec& spec, const Knob& knob, const CountFormula& formula) {
-    switch (spec.grid.policy) {
-        case GridPolicy::kScaleFit: return scale_fit_witness(spec, worst_grid(spec, knob.max_crops, formula));
-        case GridPolicy::kClosestRatio: return closest_ratio_witness(spec, worst_grid(spec, knob.max_crops, formula));
-        default: return worst_image(spec, knob, formula);
-    }
-}
-
-int64_t bound_of(const Spec& spec, const Knob& knob, const CountFormula& formula) {
-    if (spec.grid.policy == GridPolicy::kScaleFit || spec.grid.policy == GridPolicy::kClosestRatio) {
-        const Grid grid = worst_grid(spec, knob.max_crops, formula);
-        return static_cast<int64_t>(count_one(formula, static_cast<double>(grid.rows), static_cast<double>(grid.cols)));
-    }
-    const Size image = worst_image(spec, knob, formula);
-    const Cut cut = cut_image(spec, knob, image);
-    return count_of(spec, formula, cut.grid, cut.canvas, image);
 }
 
 }  // namespace
 
 Bound worst_case(const Spec& spec, const Knob& knob, Count what) {
-    const CountFormula formula = count_formula(spec, what);
-    return {bound_of(spec, knob, formula), make_layout(spec, knob, witness_of(spec, knob, formula))};
+    const Worst worst = worst_image(spec, knob, count_formula(spec, what));
+    return {worst.count, make_layout(spec, knob, worst.image)};
 }
 
 std::optional<int64_t> largest_max_crops(const Spec& spec, Count what, int64_t max_count) {
     const CountFormula formula = count_formula(spec, what);
     const KnobRange range = knob_range(spec);
     const auto fits = [&](int64_t max_crops) {
-        return bound_of(spec, resolve_knob(spec, max_crops), formula) <= max_count;
+        return worst_image(spec, resolve_knob(spec, max_crops), formula).count <= max_count;
     };
     if (!fits(range.first)) return std::nullopt;
     int64_t good = range.first;

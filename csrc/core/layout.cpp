@@ -13,7 +13,9 @@ Size letterbox_trunc(Size image, Size canvas) {
     const float height = static_cast<float>(image.height);
     const float width = static_cast<float>(image.width);
     const float scale = std::min(static_cast<float>(canvas.height) / height, static_cast<float>(canvas.width) / width);
-    return {static_cast<int64_t>(height * scale), static_cast<int64_t>(width * scale)};
+    // Beyond 2^24 px a float32 side may round up past the canvas.
+    return {std::min(static_cast<int64_t>(height * scale), canvas.height),
+            std::min(static_cast<int64_t>(width * scale), canvas.width)};
 }
 
 Size letterbox_ceil(Size image, Size canvas) {
@@ -32,6 +34,19 @@ Box place(Fit fit, Size image, Size canvas) {
     if (fit == Fit::kLetterboxTrunc) content = letterbox_trunc(image, canvas);
     if (fit == Fit::kLetterboxCeil) content = letterbox_ceil(image, canvas);
     return {(canvas.height - content.height) / 2, (canvas.width - content.width) / 2, content.height, content.width};
+}
+
+Box content_of(const Spec& spec, const Cut& cut, Size image) {
+    return place(cut.grid.count() > 0 ? spec.crop.fit : spec.crop.global_fit, image, cut.canvas);
+}
+
+// A side that a letterbox truncates to 0 px keeps less than 1 px; 1 px keeps the scale positive.
+double smallest_scale(Size image, Size content, Size intermediate) {
+    const auto ratio = [](int64_t to, int64_t from) {
+        return static_cast<double>(std::max<int64_t>(to, 1)) / static_cast<double>(from);
+    };
+    const auto of = [&](Size size) { return std::min(ratio(size.height, image.height), ratio(size.width, image.width)); };
+    return intermediate.height > 0 ? std::min(of(content), of(intermediate)) : of(content);
 }
 
 }  // namespace
@@ -57,7 +72,7 @@ Layout make_layout(const Spec& spec, const Knob& knob, Size image) {
     layout.image = image;
     layout.grid = cut.grid;
     layout.canvas = cut.canvas;
-    layout.content = place(cut.grid.count() > 0 ? spec.crop.fit : spec.crop.global_fit, image, cut.canvas);
+    layout.content = content_of(spec, cut, image);
     layout.intermediate = cut.intermediate;
     layout.has_global = spec.crop.has_global(cut.grid);
     layout.num_crops = count(Count::kCrops);
@@ -83,7 +98,8 @@ std::vector<View> Layout::views() const {
                 const int64_t top = row * crop.window_size();
                 const int64_t left = col * crop.window_size();
                 // Only where a canvas is no multiple of the crop size is the last crop smaller.
-                local.crops.push_back({top, left, std::min(side, canvas.height - top), std::min(side, canvas.width - left)});
+                local.crops.push_back(
+                    {top, left, std::min(side, canvas.height - top), std::min(side, canvas.width - left)});
             }
         }
         views.push_back(local);
@@ -104,16 +120,11 @@ std::vector<View> Layout::views() const {
     return views;
 }
 
-double Layout::scale() const {
-    // A side that a letterbox truncates to 0 px keeps less than 1 px; 1 px keeps the scale positive.
-    const auto ratio = [](int64_t to, int64_t from) {
-        return static_cast<double>(std::max<int64_t>(to, 1)) / static_cast<double>(from);
-    };
-    double scale = std::min(ratio(content.height, image.height), ratio(content.width, image.width));
-    if (intermediate.height > 0) {
-        scale = std::min({scale, ratio(intermediate.height, image.height), ratio(intermediate.width, image.width)});
-    }
-    return scale;
+double Layout::scale() const { return smallest_scale(image, {content.height, content.width}, intermediate); }
+
+double scale_of(const Spec& spec, const Cut& cut, Size image) {
+    const Box content = content_of(spec, cut, image);
+    return smallest_scale(image, {content.height, content.width}, cut.intermediate);
 }
 
 }  // namespace maxcrops

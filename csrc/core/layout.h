@@ -39,6 +39,9 @@ struct Layout {
     double scale() const;
 };
 
+// Layout::scale from a cut alone.
+double scale_of(const Spec& spec, const Cut& cut, Size image);
+
 // Throws std::invalid_argument unless 1 <= height, width <= kMaxSide.
 void validate_image(Size image);
 

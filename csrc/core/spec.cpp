@@ -3,6 +3,9 @@
 #include <algorithm>
 #include <stdexcept>
 
+#include "count_arithmetic.h"
+#include "counts.h"
+
 namespace maxcrops {
 namespace {
 
@@ -17,8 +20,10 @@ void require_range(const Spec& spec, const char* field, int64_t value, int64_t l
     }
 }
 
-// Counts stay far below 2^51, where a double holds every integer: 2^20 crops of 2^24 tokens are 2^44.
+// Counts stay far below 2^51, where a double holds every integer: 2^20 crops of 2^24 tokens are 2^44, and a map of at
+// most 2^31 rows (crops_limit) with 2^10 column tokens each 2^41.
 constexpr int64_t kMaxTokensPerCrop = int64_t{1} << 24;
+constexpr int64_t kMaxColTokens = int64_t{1} << 10;
 constexpr int64_t kMaxCropSize = int64_t{1} << 14;
 constexpr int64_t kMaxLongestEdge = int64_t{1} << 20;
 constexpr size_t kMaxResolutions = size_t{1} << 14;
@@ -44,13 +49,20 @@ void validate_crop(const Spec& spec) {
     }
 }
 
+// Whether an image can have no local crop.
+bool can_be_unsplit(const GridRule& grid) {
+    return grid.policy == GridPolicy::kCeilGrid || (grid.policy == GridPolicy::kFixed && grid.fixed_grid.count() == 0);
+}
+
 void validate_grid(const Spec& spec) {
     const GridRule& grid = spec.grid;
     switch (grid.policy) {
         case GridPolicy::kFixed:
             require_range(spec, "rows", grid.fixed_grid.rows, 0, 1024);
             require_range(spec, "cols", grid.fixed_grid.cols, 0, 1024);
-            if ((grid.fixed_grid.rows == 0) != (grid.fixed_grid.cols == 0)) fail(spec, "rows and cols must both be 0 or neither");
+            if ((grid.fixed_grid.rows == 0) != (grid.fixed_grid.cols == 0)) {
+                fail(spec, "rows and cols must both be 0 or neither");
+            }
             break;
         case GridPolicy::kScaleFit:
             require_range(spec, "max_crops", grid.max_crops, 1, crops_limit(spec.crop));
@@ -78,8 +90,7 @@ void validate_grid(const Spec& spec) {
                        grid.policy == GridPolicy::kClosestRatio)) {
         fail(spec, "overlap_margins are known to the grid policies scale_fit and fixed only");
     }
-    const bool can_be_unsplit = grid.policy == GridPolicy::kCeilGrid || (grid.policy == GridPolicy::kFixed && grid.fixed_grid.count() == 0);
-    if (can_be_unsplit && spec.crop.global_crop != GlobalCrop::kAlways) {
+    if (can_be_unsplit(grid) && spec.crop.global_crop != GlobalCrop::kAlways) {
         fail(spec, "global_crop must be 'always' where an image can have no local crop");
     }
 }
@@ -98,17 +109,17 @@ void validate_tokens(const Spec& spec) {
         tokens("split_extra_tokens", t.split_extra);
         return;
     }
-    tokens("col_tokens", t.col_tokens);
+    require_range(spec, "col_tokens", t.col_tokens, 0, kMaxColTokens);
+    require_range(spec, "low_res_col_tokens", t.low_res_col_tokens, 0, kMaxColTokens);
     tokens("start_end_tokens", t.map_extra);
-    tokens("low_res_col_tokens", t.low_res_col_tokens);
     const CropRule& crop = spec.crop;
     const auto divides = [](int64_t margin, int64_t pooling) { return margin % pooling == 0; };
     if (!t.pool_across_crops && !(divides(crop.left_margin, crop.pooling_rows) && divides(crop.right_margin, crop.pooling_rows) &&
                                   divides(crop.left_margin, crop.pooling_cols) && divides(crop.right_margin, crop.pooling_cols))) {
         fail(spec, "overlap_margins must be multiples of pooling where each crop is pooled on its own");
     }
-    if (t.unpad && (crop.fit == Fit::kStretch || crop.margin_patches() > 0)) {
-        fail(spec, "unpad needs a letterbox fit and no overlap_margins: a stretched image has no padding to drop");
+    if (t.unpad && (crop.fit == Fit::kStretch || crop.margin_patches() > 0 || crop.pooling_rows != crop.pooling_cols)) {
+        fail(spec, "unpad needs a letterbox fit, no overlap_margins and square pooling: it compares two ratios");
     }
 }
 
@@ -118,6 +129,10 @@ void validate(const Spec& spec) {
     validate_crop(spec);
     validate_grid(spec);
     validate_tokens(spec);
+    const CountFormula sequence = count_formula(spec, Count::kSequenceTokens);
+    if (count_one(sequence, 1, 1) < 0 || (can_be_unsplit(spec.grid) && count_one(sequence, 0, 0) < 0)) {
+        fail(spec, "image_extra_tokens " + std::to_string(spec.tokens.image_extra) + " takes more than an image has");
+    }
 }
 
 KnobRange knob_range(const Spec& spec) {
@@ -128,7 +143,7 @@ KnobRange knob_range(const Spec& spec) {
         case GridPolicy::kCeilGrid: {
             // Longer edges are scaled back to the limit.
             const int64_t side = ceil_div(spec.grid.longest_edge_limit, spec.crop.crop_size);
-            return {1, side * side};
+            return {1, std::min(side * side, kMaxCropsLimit)};
         }
         case GridPolicy::kBestResolution: break;
     }
@@ -155,6 +170,7 @@ Knob resolve_knob(const Spec& spec, std::optional<int64_t> max_crops) {
                                                            std::to_string(range.first) + " crops)"
                                                      : ""));
     }
+    if (*max_crops == default_max_crops(spec)) return {*max_crops, spec.grid.longest_edge};
     // An odd longest edge is rounded up on square images, into one more crop: stay even.
     const int64_t edge = floor_sqrt(std::min(*max_crops, range.last)) * spec.crop.crop_size;
     return {*max_crops, edge - edge % 2};

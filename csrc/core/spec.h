@@ -119,7 +119,7 @@ struct KnobRange {
 
 KnobRange knob_range(const Spec& spec);
 
-// Without max_crops, the spec's own setting. ceil_grid: the longest edge is the largest multiple of the crop
+// Without max_crops, or with the spec's own (default_max_crops), the spec's own setting. ceil_grid otherwise: the longest edge is the largest multiple of the crop
 // size whose square grid holds at most max_crops. Throws std::invalid_argument when max_crops is out of range.
 Knob resolve_knob(const Spec& spec, std::optional<int64_t> max_crops);
 

@@ -179,7 +179,7 @@ std::string error_of(const Spec& spec, const std::vector<int64_t>& sizes, int th
 }
 
 const std::vector<int64_t> kBadSides = {0, -1, kMaxSide + 1, int64_t{1} << 32, (int64_t{1} << 52) + 1,
-                                        std::numeric_limits<int64_t>::max(), std::numeric_limits<int64_t>::min() + 1};
+                                        std::numeric_limits<int64_t>::max(), std::numeric_limits<int64_t>::min()};
 
 TEST(BatchErrors, NameTheRowAtEveryPositionOfABlock) {
     std::vector<int64_t> sizes = random_sizes(4, 1100);

@@ -270,6 +270,17 @@ TEST(Bounds, KnownMaxima) {
     EXPECT_EQ(worst_case(overlapping_stitched(12), {12, 0}, Count::kSequenceTokens).layout.grid, (Grid{12, 1}));
 }
 
+TEST(Bounds, TheLargestKnobOfTheLargestCropsHasAWitness) {
+    for (const int64_t crop_size : {2, 2047, 2048, 1 << 14}) {
+        for (const Spec& spec : {tiled_scale_fit(crop_size), tiled_closest_ratio(12, 1, crop_size)}) {
+            const int64_t last = knob_range(spec).last;
+            const Bound bound = worst_case(spec, resolve_knob(spec, last), Count::kCrops);
+            EXPECT_EQ(bound.count, last + 1) << spec.name << " " << crop_size;
+            EXPECT_EQ(bound.layout.num_crops, last + 1) << spec.name << " " << crop_size;
+        }
+    }
+}
+
 TEST(Bounds, TheLargestKnobIsTheInverse) {
     Random random(4);
     for (const GridPolicy policy : kPolicies) {
