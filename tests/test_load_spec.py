@@ -285,10 +285,13 @@ def test_defaults_where_the_files_are_silent(tmp_path):
     spec = mc.load_spec(_folder(tmp_path, config={"model_type": "molmo2"}))
     assert spec.differences(mc.get_spec("molmo2")) == {}
     assert spec.taken == ()
+    assert set(spec.defaulted) >= {"max_crops", "crop_size", "low_res_col_tokens"}
     assert spec.max_sequence_length is None
     null = mc.load_spec(_folder(tmp_path, preprocessor={**MOLMO, "max_crops": None}, config=MOLMO_CONFIG))
     assert null.max_crops == 12
     assert "max_crops" not in _taken(null)
+    assert "max_crops" in null.defaulted
+    assert "crop_size" not in null.defaulted
 
 
 def test_one_file(tmp_path):

@@ -320,6 +320,34 @@ def test_spec_survives_another_process(tmp_path: Path) -> None:
     assert done.stdout.strip() == "1348"
 
 
+def test_a_choice_taken_back_restores_the_rule_it_replaced() -> None:
+    whole = mc.get_spec("molmo", max_crops=20)
+    one_crop = whole.replace(crop_mode="resize")
+    assert one_crop.grid.policy == "fixed"
+    assert one_crop.replace(crop_mode="overlap-and-resize-c2") == whole
+
+
+def test_a_changed_spec_is_no_published_one() -> None:
+    assert mc.get_spec("molmo-7b-d").checkpoints == ("allenai/Molmo-7B-D-0924",)
+    assert mc.get_spec("molmo-7b-d", max_crops=20).checkpoints == ()
+
+
+@pytest.mark.parametrize(
+    ("key", "max_crops", "setting"),
+    [
+        ("molmo-7b-d", 20, 20),
+        ("internvl", 6, 6),
+        ("idefics3-8b-llama3", 9, 3 * 364),
+        ("llava-v1.6-mistral-7b", 3, ((336, 672), (672, 336), (1008, 336), (336, 1008))),
+    ],
+)
+def test_the_knob_in_the_model_s_own_unit(key: str, max_crops: int, setting: object) -> None:
+    spec = mc.get_spec(key)
+    assert spec.knob_at(max_crops) == setting
+    changed = spec.replace(**{spec.grid.knob_field: setting})
+    assert mc.worst_case(changed) == mc.worst_case(spec, max_crops=max_crops)
+
+
 def test_spec_is_frozen() -> None:
     for name in ("key", "grid", "max_crops"):
         with pytest.raises(AttributeError):

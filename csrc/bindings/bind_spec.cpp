@@ -16,6 +16,12 @@ namespace {
 
 using Pairs = std::vector<std::pair<int64_t, int64_t>>;
 
+Pairs to_pairs(const std::vector<Size>& sizes) {
+    Pairs pairs;
+    for (const Size& size : sizes) pairs.emplace_back(size.height, size.width);
+    return pairs;
+}
+
 }  // namespace
 
 void bind_spec(nb::module_& m) {
@@ -50,11 +56,7 @@ void bind_spec(nb::module_& m) {
         .def_rw("longest_edge_limit", &GridRule::longest_edge_limit)
         .def_prop_rw(
             "resolutions",
-            [](const GridRule& rule) {
-                Pairs pairs;
-                for (const Size& entry : rule.resolutions) pairs.emplace_back(entry.height, entry.width);
-                return pairs;
-            },
+            [](const GridRule& rule) { return to_pairs(rule.resolutions); },
             [](GridRule& rule, const Pairs& pairs) {
                 rule.resolutions.clear();
                 for (const auto& [height, width] : pairs) rule.resolutions.push_back({height, width});
@@ -105,6 +107,16 @@ void bind_spec(nb::module_& m) {
             },
             nb::arg("name"), nb::arg("grid"), nb::arg("crop"), nb::arg("tokens"))
         .def_prop_ro("default_max_crops", [](const Spec& spec) { return default_max_crops(spec); })
+        .def(
+            "longest_edge_at",
+            [](const Spec& spec, int64_t max_crops) { return resolve_knob(spec, max_crops).longest_edge; },
+            nb::arg("max_crops"))
+        .def(
+            "resolutions_at",
+            [](const Spec& spec, int64_t max_crops) {
+                return to_pairs(kept_resolutions(spec, resolve_knob(spec, max_crops)));
+            },
+            nb::arg("max_crops"))
         .def_prop_ro("knob_range", [](const Spec& spec) {
             const KnobRange range = knob_range(spec);
             return std::pair(range.first, range.last);

@@ -81,8 +81,7 @@ Worst worst_image(const Spec& spec, const Knob& knob, const CountFormula& formul
             offer(closest_ratio_witness(spec, worst_grid(spec, knob.max_crops, formula)));
             break;
         case GridPolicy::kBestResolution:
-            for (const Size& entry : spec.grid.resolutions) {
-                if (crops_of(spec.crop, entry) > knob.max_crops) continue;
+            for (const Size& entry : kept_resolutions(spec, knob)) {
                 offer(entry);
                 if (spec.tokens.unpad && !fills_its_map(spec.crop, entry)) offer_fitting(spec, entry, offer);
             }

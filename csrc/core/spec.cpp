@@ -176,6 +176,14 @@ Knob resolve_knob(const Spec& spec, std::optional<int64_t> max_crops) {
     return {*max_crops, edge - edge % 2};
 }
 
+std::vector<Size> kept_resolutions(const Spec& spec, const Knob& knob) {
+    std::vector<Size> kept;
+    for (const Size& entry : spec.grid.resolutions) {
+        if (crops_of(spec.crop, entry) <= knob.max_crops) kept.push_back(entry);
+    }
+    return kept;
+}
+
 int64_t default_max_crops(const Spec& spec) {
     switch (spec.grid.policy) {
         case GridPolicy::kFixed: return std::max<int64_t>(1, spec.grid.fixed_grid.count());

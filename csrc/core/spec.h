@@ -119,9 +119,13 @@ struct KnobRange {
 
 KnobRange knob_range(const Spec& spec);
 
-// Without max_crops, or with the spec's own (default_max_crops), the spec's own setting. ceil_grid otherwise: the longest edge is the largest multiple of the crop
-// size whose square grid holds at most max_crops. Throws std::invalid_argument when max_crops is out of range.
+// Without max_crops, or with the spec's own (default_max_crops), the spec's own setting. ceil_grid otherwise: the
+// longest edge is the largest multiple of the crop size whose square grid holds at most max_crops. Throws
+// std::invalid_argument when max_crops is out of range.
 Knob resolve_knob(const Spec& spec, std::optional<int64_t> max_crops);
+
+// best_resolution: the entries that the knob leaves in the list.
+std::vector<Size> kept_resolutions(const Spec& spec, const Knob& knob);
 
 // The spec's own setting as a number of local crops: what no image exceeds.
 int64_t default_max_crops(const Spec& spec);

@@ -255,6 +255,8 @@ class Spec:
     """Named alternatives: choice -> value -> the changes that it stands for. The first value is the default."""
     chosen: Mapping[str, str] = field(default_factory=dict)
     """The value of each choice that is not at its default."""
+    set_aside: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """The rules that choices replaced."""
     max_sequence_length: int | None = None
     """The sequence length in the model's own configuration, tokens, where it is known."""
     checkpoints: tuple[str, ...] = ()
@@ -264,6 +266,8 @@ class Spec:
     """Oddities of the original, in words."""
     taken: tuple[Taken, ...] = ()
     """What load_spec took from where."""
+    defaulted: tuple[str, ...] = ()
+    """What load_spec found in no file: these have the family's class default."""
 
     @cached_property
     def _core(self) -> _core.Spec:
@@ -300,13 +304,22 @@ class Spec:
             TypeError: an unknown field; the message lists the fields.
             ValueError: a value that a rule does not allow.
         """
-        own: dict[str, Any] = {"chosen": dict(self.chosen)}
+        own: dict[str, Any] = {"chosen": dict(self.chosen), "set_aside": dict(self.set_aside)}
+        if changes:
+            own["checkpoints"] = ()
         parts: dict[str, Any] = {"grid": self.grid, "crop": self.crop, "tokens": self.tokens}
         fields = {self.aliases.get(name, name): value for name, value in changes.items() if name not in self.choices}
         # A field of the rules as they are is set before a choice replaces a rule, one of the new rule after it.
         fields = _set_fields(parts, fields)
         for choice in changes.keys() & self.choices.keys():
-            remaining = _set_fields(parts, self._choose(choice, changes[choice], own["chosen"]))
+            stands_for = self._choose(choice, changes[choice], own["chosen"])
+            # A rule that a choice replaces is kept, with its numbers, for when the choice is taken back.
+            replaced = {part: parts[part] for part in stands_for if part in parts}
+            if choice in own["chosen"]:
+                own["set_aside"].setdefault(choice, replaced)
+            else:
+                stands_for.update(own["set_aside"].pop(choice, {}))
+            remaining = _set_fields(parts, stands_for)
             assert not remaining, f"{self.key}: {choice} changes unknown fields {remaining}"
         fields = _set_fields(parts, fields)
         for name, value in fields.items():
@@ -356,6 +369,7 @@ class Spec:
             "sources": [dataclasses.asdict(source) for source in self.sources],
             "caveats": list(self.caveats),
             "taken": [dataclasses.asdict(taken) for taken in self.taken],
+            "defaulted": list(self.defaulted),
         }
 
     def _known_names(self) -> list[str]:
@@ -379,6 +393,14 @@ class Spec:
     def knob_value(self) -> object:
         """The setting of the model's own knob, in the model's own unit."""
         return getattr(self.grid, self.grid.knob_field) if self.grid.knob_field else None
+
+    def knob_at(self, max_crops: int) -> object:
+        """What the model's own knob is set to for a max_crops, in the model's own unit; None where it has no knob."""
+        if isinstance(self.grid, CeilGrid):
+            return self._core.longest_edge_at(max_crops)
+        if isinstance(self.grid, BestResolution):
+            return tuple(self._core.resolutions_at(max_crops))
+        return None if self.grid.knob_field is None else max_crops
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name != "_core"}

@@ -59,6 +59,7 @@ FAMILY = Family(
     reads=(
         Read("max_crops", "image_processor", "max_patches"),
         Read("min_crops", "image_processor", "min_patches"),
+        Read("crop_size", "config", "vision_config.image_size", square),
         Read("crop_size", "image_processor", "size", square),
         Read("tokens_per_crop", "processor", "image_seq_length", positive),
         Read("patch_size", "config", "vision_config.patch_size", square),

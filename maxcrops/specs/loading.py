@@ -100,8 +100,9 @@ def _read_folder(path: Path) -> dict[Document, _File]:
         files["image_processor"] = _File("preprocessor_config.json", "", _read_json(found["preprocessor_config.json"]))
     if "config.json" in found:
         files["config"] = _File("config.json", "", _read_json(found["config.json"]))
-    training = next((name for name in found if name in _TRAINING_FILES or name.endswith((".yaml", ".yml"))), None)
-    if training is not None and (training in _TRAINING_FILES or path.is_file()):
+    # A file that is named itself may have any name.
+    training = path.name if path.suffix in (".yaml", ".yml") else next((n for n in _TRAINING_FILES if n in found), None)
+    if training is not None:
         files["training"] = _TrainingFile(training, "", _read_yaml(found[training]))
     return files
 
@@ -168,10 +169,12 @@ def _build(family: Family, files: dict[Document, _File], path: Path) -> Spec:
     if family.derive is not None:
         values = family.derive(family.spec.fields(), values)
         taken = [dataclasses.replace(one, value=values.get(one.field, one.value)) for one in taken]
+    readable = {read.field for read in family.reads}
     return dataclasses.replace(
         family.spec.replace(**values),
         description=f"{family.spec.description}; read from {path}",
         taken=tuple(taken),
+        defaulted=tuple(dict.fromkeys(name for name in family.spec.fields() if name in readable - values.keys())),
     )
 
 
