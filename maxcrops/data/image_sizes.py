@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -117,19 +118,36 @@ def find_images(arguments: Iterable[str], *, on_skip: Callable[[Path], None] | N
         on_skip: called with every file of a folder that has no image suffix.
     """
     for argument in arguments:
-        path = Path(argument)
-        if path.is_dir():
-            for file in sorted(path.rglob("*")):
-                if file.suffix.lower() in IMAGE_SUFFIXES:
-                    if file.is_file():
-                        yield str(file)
-                elif on_skip is not None and file.is_file():
-                    on_skip(file)
-        elif path.exists() or not glob.has_magic(argument):
+        if os.path.isdir(argument):
+            yield from _walk(argument, on_skip)
+        elif os.path.lexists(argument) or not glob.has_magic(argument):
             yield argument
         else:
             matches = sorted(glob.glob(argument, recursive=True))
             yield from find_images(matches, on_skip=on_skip) if matches else [argument]
+
+
+def _walk(folder: str, on_skip: Callable[[Path], None] | None) -> Iterator[str]:
+    """Images below a folder, sorted. Links to folders are followed once; a folder that cannot be listed is given back
+    itself, so that reading it says why."""
+    files: list[Path] = []
+    skipped: list[Path] = []
+    seen: set[str] = set()
+
+    def unlisted(error: OSError) -> None:
+        files.append(Path(error.filename))
+
+    for place, folders, names in os.walk(folder, followlinks=True, onerror=unlisted):
+        folders[:] = [name for name in folders if os.path.realpath(os.path.join(place, name)) not in seen]
+        seen.update(os.path.realpath(os.path.join(place, name)) for name in folders)
+        for name in names:
+            path = Path(place, name)
+            if path.is_file() or not path.exists():  # a link that leads nowhere is read, and says so
+                (files if path.suffix.lower() in IMAGE_SUFFIXES else skipped).append(path)
+    if on_skip is not None:
+        for path in sorted(skipped):
+            on_skip(path)
+    yield from map(str, sorted(files))
 
 
 def _orientation(image: Image.Image) -> int | None:
@@ -164,6 +182,8 @@ def _has_late_metadata(image: PngImagePlugin.PngImageFile) -> bool:
 def _reason(error: Exception) -> str:
     if isinstance(error, FileNotFoundError):
         return "no such file"
+    if isinstance(error, PermissionError):
+        return "no permission to read it"
     if isinstance(error, IsADirectoryError):
         return "is a folder"
     if isinstance(error, UnidentifiedImageError):
