@@ -284,44 +284,25 @@ def _summary(tokens, detail):
     return ImageSummary(1, 1, flat, Distribution(tokens, tokens, tokens, tokens, tokens), detail, 0)
 
 
-def test_knee_of_a_bent_curve():
-    tokens, detail = [100, 200, 300, 400, 1100], [0.20, 0.60, 0.96, 1.0, 1.0]
+def test_knee_is_where_almost_all_detail_is_kept():
+    tokens, detail = [100, 200, 300, 400, 1100], [0.20, 0.60, 0.96, 0.991, 1.0]
     summaries = [_summary(t, d) for t, d in zip(tokens, detail, strict=True)]
-    assert knee([1, 2, 3, 4, 5], summaries) == 3
-    assert knee([10, 20, 35, 40, 50], summaries) == 35
-
-
-@pytest.mark.parametrize(
-    ("tokens", "detail"),
-    [
-        ([100, 200, 300], [1.0, 1.0, 1.0]),
-        ([100, 100, 100], [1.0, 1.0, 1.0]),
-        ([100, 200], [0.5, 1.0]),
-        ([100], [0.5]),
-    ],
-)
-def test_no_knee(tokens, detail):
-    summaries = [_summary(t, d) for t, d in zip(tokens, detail, strict=True)]
-    assert knee(list(range(1, len(tokens) + 1)), summaries) is None
+    assert knee([1, 2, 3, 4, 5], summaries) == 4
+    assert knee([10, 20, 35, 40, 50], summaries) == 40
+    assert knee([10, 20, 35], summaries[:3]) == 35
+    assert knee([], []) is None
 
 
 def test_knee_of_a_plan():
-    spec = mc.get_spec("molmo-7b-d")
-    sizes = [(480, 640)] * 5 + [(1200, 1600)] * 2
-    plan = mc.plan(spec, max_sequence_length=4096, text_tokens=512, sizes=sizes)
-    curve = []
-    for n in range(1, plan.largest_max_crops + 1):
-        cuts = [mc.layout(spec, height=h, width=w, max_crops=n) for h, w in sizes]
-        curve.append((n, np.mean([c.sequence_tokens for c in cuts]), np.mean([min(1, c.scale) for c in cuts])))
-    (_, t0, d0), (_, t1, d1) = curve[0], curve[-1]
-    above = {n: (d - d0) / (d1 - d0) - (t - t0) / (t1 - t0) for n, t, d in curve}
-    assert above[plan.knee] == pytest.approx(max(above.values()), abs=1e-12)
-    assert 1 < plan.knee < plan.largest_max_crops
+    """Images of 480 x 640 keep full resolution from 6 crops on: 2 x 3 windows of 224 px and the margins."""
+    plan = mc.plan(mc.get_spec("molmo-7b-d"), sizes=[(480, 640)] * 5)
+    full = [row.max_crops for row in plan.rows if row.images.num_full_resolution == 5]
+    assert plan.knee == full[0] == 6
 
 
-def test_no_knee_for_images_that_are_never_shrunk():
+def test_knee_of_images_that_are_never_shrunk():
     plan = mc.plan(mc.get_spec("molmo-7b-d"), sizes=[(100, 100), (60, 80)])
-    assert plan.knee is None
+    assert plan.knee == 1
     assert plan.row.images.num_full_resolution == 2
 
 

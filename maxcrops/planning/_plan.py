@@ -122,7 +122,8 @@ class Plan:
     rows: tuple[PlanRow, ...]
     """Every value from the smallest to a few beyond the answer."""
     knee: int | None
-    """The value after which more crops stop paying for the given images."""
+    """The smallest value that keeps 99% of the detail of the given images that the values which fit can keep: from
+    there on, more crops stop paying."""
     num_images: int
     """Images given."""
 
@@ -130,6 +131,11 @@ class Plan:
     def fits(self) -> bool:
         """Whether every image fits at the value asked for."""
         return self.row.fits
+
+    @property
+    def knob_value(self) -> object:
+        """What to set the model's own knob to for the answer, in the model's own unit."""
+        return None if self.largest_max_crops is None else self.spec.knob_at(self.largest_max_crops)
 
     @property
     def knob_ends(self) -> bool:
@@ -154,6 +160,7 @@ class Plan:
             "verdict": self.row.verdict,
             "fits": self.fits,
             "largest_max_crops": self.largest_max_crops,
+            "knob": {"name": self.spec.knob, "value": self.knob_value},
             "binding": {"limit": self.binding.limit, "spare": self.binding.spare, "unit": self.binding.unit},
             "knee": self.knee,
             "num_images": self.num_images,
@@ -270,7 +277,7 @@ def plan(
             key=lambda use: use.spare / max(use.available, 1),
         ),
         rows=rows,
-        knee=knee([row.max_crops for row in within], summaries) if summaries else None,
+        knee=knee([row.max_crops for row in within], summaries),
         num_images=0 if array is None else len(array),
     )
 

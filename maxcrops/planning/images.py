@@ -76,17 +76,17 @@ def summarise(
     )
 
 
+KNEE_SHARE = 0.99
+"""Of the best detail: where more crops stop paying."""
+
+
 def knee(max_crops: Sequence[int], summaries: Sequence[ImageSummary]) -> int | None:
-    """The max_crops after which more crops stop paying.
+    """The smallest max_crops that keeps KNEE_SHARE of the best detail among those given; None for no summaries.
 
-    The point of the curve of detail over mean tokens that lies furthest above the straight line between its ends (the
-    knee as Kneedle defines it, without smoothing). None where detail does not change.
+    A share of what can be had, not a point of greatest curvature: that one moves with the range of values, and lies
+    before the last large gain.
     """
-    import numpy as np
-
-    cost = np.array([summary.tokens.mean for summary in summaries])
-    detail = np.array([summary.detail for summary in summaries])
-    if len(cost) < 3 or np.ptp(detail) == 0 or np.ptp(cost) == 0:
+    if not summaries:
         return None
-    above = (detail - detail[0]) / (detail[-1] - detail[0]) - (cost - cost[0]) / (cost[-1] - cost[0])
-    return int(max_crops[int(np.argmax(above))])
+    enough = KNEE_SHARE * max(summary.detail for summary in summaries)
+    return next(value for value, summary in zip(max_crops, summaries, strict=True) if summary.detail >= enough)
