@@ -147,7 +147,10 @@ def test_plan_passes_every_option_on(run):
 def test_plan_says_the_answer(key, run):
     plan = mc.plan(mc.get_spec(key))
     status, out, err = run("plan", key)
-    assert f"Largest safe max_crops: {plan.largest_max_crops}." in out
+    own_unit = plan.knob_value != plan.largest_max_crops
+    setting = f" ({plan.spec.knob}={plan.knob_value})" if own_unit else ""
+    assert own_unit == (plan.spec.knob in ("longest_edge", "image_grid_pinpoints"))
+    assert f"Largest safe max_crops: {plan.largest_max_crops}{setting}." in out
     assert f"max_crops {plan.max_crops} is {plan.row.verdict}" in out
     assert str(plan.row.tokens) in out
     assert ("The knob ends there" in out) == plan.knob_ends
@@ -231,13 +234,56 @@ def test_images_as_folder_glob_and_file(run, folder):
         assert data["rows"] == json.loads(json.dumps(plan.to_dict()))["rows"]
 
 
-def test_unreadable_images_fail_a_plan(run, folder):
+def test_a_plan_reports_unreadable_images(run, folder):
+    """Its status is the verdict's."""
     (folder / "broken.png").write_bytes(b"not a picture")
     status, out, err = run("plan", "molmo-7b-d", folder)
-    assert status == 1
+    assert status == 0
     assert "The 4 images" in out
     assert "1 file could not be read:" in err
     assert re.search(r"broken\.png: not an image", err)
+
+
+def test_a_long_table_is_cut_around_the_answer(run):
+    arguments = ("plan", "molmo-7b-d", "--max-sequence-length", 32768)
+    _, out, _ = run(*arguments)
+    _, everything, _ = run(*arguments, "--all")
+    answer = mc.plan(mc.get_spec("molmo-7b-d"), max_sequence_length=32768).largest_max_crops
+    numbers = [int(n) for n in re.findall(r"^ *(\d+)\*? +\d+ +\d+x\d+", out, flags=re.MULTILINE)]
+    assert {1, 12, answer, answer + 1} <= set(numbers)
+    assert len(numbers) < 40
+    assert len(re.findall(r"^ *(\d+)\*? +\d+ +\d+x\d+", everything, flags=re.MULTILINE)) == answer + 4
+
+
+@pytest.mark.parametrize("command", ["count", "plan"])
+def test_nothing_found(command, run, tmp_path):
+    status, _, err = run(command, "molmo2", tmp_path)
+    assert status == 2
+    assert f"no images found in {tmp_path}" in err
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root reads every folder")
+def test_unreadable_folders_are_reported(run, folder):
+    (folder / "locked").mkdir(mode=0)
+    status, _, err = run("count", "molmo2", folder)
+    assert status == 1
+    assert "locked: no permission" in err
+
+
+def test_names_too_long_and_broken_links_stop_nothing(run, folder):
+    (folder / "link.png").symlink_to(folder / "nowhere.png")
+    status, out, err = run("count", "molmo2", folder, "n" * 300)
+    assert status == 1
+    assert "4 images" in out
+    assert "link.png: no such file" in err
+    assert "2 files could not be read" in err
+
+
+def test_a_reader_that_has_enough(tmp_path):
+    command = f"{sys.executable} -m maxcrops plan molmo-7b-d | head -n 1"
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True, cwd=tmp_path)
+    assert done.stderr == ""
+    assert done.stdout.startswith("molmo-7b-d")
 
 
 # -- count ---------------------------------------------------------------------------------------------------------

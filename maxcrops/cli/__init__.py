@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 
 
@@ -10,6 +11,8 @@ def main() -> None:
     from maxcrops.cli._app import app
     from maxcrops.exceptions import MaxCropsError
 
+    if hasattr(signal, "SIGPIPE"):
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # end in silence when a reader such as head has enough
     try:
         app()
     except (MaxCropsError, ValueError, TypeError, OSError, ImportError) as error:

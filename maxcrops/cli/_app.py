@@ -6,7 +6,6 @@ import csv
 import json
 import sys
 import warnings
-from collections.abc import Iterable
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -60,6 +59,9 @@ def plan(
     rule_of_thumb: Annotated[
         bool, typer.Option("--rule-of-thumb", help="Print the estimate of 144 to 150 tokens a crop beside it.")
     ] = False,
+    every_row: Annotated[
+        bool, typer.Option("--all", help="Print every value, not only those around the answer.")
+    ] = False,
     plot: Annotated[Path | None, typer.Option(metavar="FILE", help="Draw the plan (png, svg, pdf).")] = None,
     as_json: Json = False,
     settings: Settings = None,
@@ -80,9 +82,11 @@ def plan(
         "images_per_sample": images_per_sample,
         "tight_margin": tight_margin,
     }
-    result = make_plan(spec, sizes=readable or None, **arguments)
+    result = make_plan(spec, sizes=readable or None, num_threads=workers, **arguments)
     rules = estimate(max_sequence_length=result.max_sequence_length) if rule_of_thumb else []
-    exact = make_plan(spec, max_crops_list=[rule.max_crops for rule in rules], **arguments).rows if rules else ()
+    first = spec.max_crops_range[0]
+    known = [rule.max_crops for rule in rules if rule.max_crops >= first]
+    exact = make_plan(spec, max_crops_list=known, **arguments).rows if known else ()
     if as_json:
         _print_json(
             {
@@ -97,11 +101,11 @@ def plan(
         out = _format.console()
         out.print("\n".join(_format.plan_headline(result)), highlight=False)
         out.print()
-        out.print(_format.plan_table(result))
+        out.print(_format.plan_table(result, every=every_row, narrow=out.width < _format.WIDE))
         out.print(_format.plan_footer(result), highlight=False)
         if result.num_images:
             out.print()
-            out.print(_format.images_table(result))
+            out.print(_format.images_table(result, every=every_row))
         if rules:
             out.print()
             out.print(_format.rule_of_thumb_table(result, rules, exact))
@@ -112,7 +116,7 @@ def plan(
 
         plot_plan(result, plot)
         _note(f"wrote {plot}")
-    raise typer.Exit(0 if result.fits and not unreadable else 1)
+    raise typer.Exit(0 if result.fits else 1)
 
 
 @app.command(
@@ -171,10 +175,18 @@ def show(
     from maxcrops.drawing import draw_layout
 
     spec = resolve_model(model, settings)
-    with Image.open(image) as opened:
-        upright = ImageOps.exif_transpose(opened)
-        result = layout(spec, height=upright.height, width=upright.width, max_crops=max_crops)
-        draw_layout(result, upright, spec=spec).save(output)
+    if output.suffix.lower() not in Image.registered_extensions():
+        raise ValueError(f"{output} must have the suffix of an image format, such as .png")
+    try:
+        with Image.open(image) as opened:
+            upright = ImageOps.exif_transpose(opened)
+            result = layout(spec, height=upright.height, width=upright.width, max_crops=max_crops)
+            picture = draw_layout(result, upright, spec=spec)
+    except Image.DecompressionBombError as error:
+        raise ValueError(
+            f"{image} is too large to be drawn ({error}); maxcrops count reads its header alone"
+        ) from error
+    picture.save(output)
     rows, cols = result.grid
     typer.echo(
         f"{image}: {rows} x {cols} crops, {result.num_crops} with the global one, {result.sequence_tokens} sequence"
@@ -233,7 +245,7 @@ def _count_row(file: ImageFile, cut: Layout) -> dict[str, Any]:
     }
 
 
-def _read(images: Iterable[str], workers: int, *, verify: bool = False) -> list[ImageFile]:
+def _read(images: list[str], workers: int, *, verify: bool = False) -> list[ImageFile]:
     """Sizes of the files, with a progress bar where there are many."""
     from PIL import Image
 
@@ -243,6 +255,8 @@ def _read(images: Iterable[str], workers: int, *, verify: bool = False) -> list[
     paths = list(find_images(images, on_skip=skipped.append))
     if skipped:
         _note(f"left out {plural(len(skipped), 'file')} without the suffix of an image, such as {skipped[0]}")
+    if not paths:
+        raise ValueError(f"no images found in {', '.join(images)}")
     reading = read_sizes(paths, workers=workers, verify=verify)
     limit = Image.MAX_IMAGE_PIXELS
     try:

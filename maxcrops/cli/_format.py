@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from rich.console import Console
+from rich.console import Console, JustifyMethod
 from rich.markup import escape
 from rich.table import Table
 
@@ -19,6 +19,11 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
     from maxcrops.data import ImageFile
+
+WIDE = 120
+"""Columns of a terminal that hold every column of the plan."""
+
+_MOST_LINES = 50
 
 _STYLES = {"safe": "green", "tight": "yellow", "over": "red"}
 
@@ -47,7 +52,9 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[str]], *, 
     """A table with right-aligned columns, but for those named in `left`."""
     result = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold", title_style="")
     for column in columns:
-        result.add_column(column, justify="left" if column in left else "right", overflow="fold")
+        wraps = column in left and column == columns[-1]
+        justify: JustifyMethod = "left" if column in left else "right"
+        result.add_column(column, justify=justify, no_wrap=not wraps, overflow="fold" if wraps else "ellipsis")
     for row in rows:
         result.add_row(*row)
     return result
@@ -75,10 +82,13 @@ def plan_headline(plan: Plan) -> list[str]:
     """The question, the answer and why."""
     spec = plan.spec
     several = f", {plan.images_per_sample} images a sample" if plan.images_per_sample > 1 else ""
+    source = plan.sequence_length_source
+    if source == "default":
+        source = "assumed; set --max-sequence-length"
     lines = [
         f"[b]{spec.key}[/b]: {escape(spec.description)}",
         f"knob {spec.knob}, default {spec.max_crops} crops; sequence {plan.max_sequence_length} tokens"
-        f" ({plan.sequence_length_source}), {plan.text_tokens} for text{several}",
+        f" ({source}), {plan.text_tokens} for text{several}",
         "",
     ]
     binding = plan.binding
@@ -88,7 +98,8 @@ def plan_headline(plan: Plan) -> list[str]:
             f" {binding.available} {binding.unit} ({binding.limit} limit)."
         )
     else:
-        answer = f"Largest safe max_crops: [b]{plan.largest_max_crops}[/b]."
+        setting = f" ({spec.knob}={plan.knob_value})" if plan.knob_value != plan.largest_max_crops else ""
+        answer = f"Largest safe max_crops: [b]{plan.largest_max_crops}[/b]{escape(setting)}."
         following = plan.next_row
         if plan.knob_ends or following is None:
             reason = f" The knob ends there; {binding.spare} {binding.unit} are left of the {binding.limit} limit."
@@ -106,14 +117,26 @@ def plan_headline(plan: Plan) -> list[str]:
         f" {plan.row.witness[0]} x {plan.row.witness[1]} px)."
     )
     if plan.knee is not None:
-        lines.append(f"For the {plural(plan.num_images, 'image')}, crops beyond [b]{plan.knee}[/b] stop paying.")
+        lines.append(
+            f"For the {plural(plan.num_images, 'image')}, more crops stop paying at [b]{plan.knee}[/b]: 99% of the detail"
+            " that the values which fit can keep."
+        )
     return lines
 
 
-def plan_table(plan: Plan) -> Table:
-    """One line a value; neighbours with the same worst case share one."""
-    rows = []
-    for run in _runs(plan.rows, _worst_case):
+def plan_table(plan: Plan, *, every: bool = False, narrow: bool = False) -> Table:
+    """One line a value; neighbours with the same worst case share one.
+
+    Args:
+        plan: the plan.
+        every: print every line, not only those around the answer.
+        narrow: leave out the costs beside the sequence.
+    """
+    rows: list[list[str]] = []
+    for run in _shown(_runs(plan.rows, _worst_case), plan, every):
+        if not run:
+            rows.append(["..."])
+            continue
         row = run[0]
         style = _STYLES[row.verdict]
         rows.append(
@@ -142,7 +165,8 @@ def plan_table(plan: Plan) -> Table:
         "connector outputs",
         "ViT patches",
     )
-    return table("Worst case over all image sizes, exact", columns, rows)
+    kept = 7 if narrow else len(columns)
+    return table("Worst case over all image sizes, exact", columns[:kept], [row[:kept] for row in rows])
 
 
 def plan_footer(plan: Plan) -> str:
@@ -154,12 +178,13 @@ def plan_footer(plan: Plan) -> str:
     )
 
 
-def images_table(plan: Plan) -> Table:
+def images_table(plan: Plan, *, every: bool = False) -> Table:
     """The given images at each value; neighbours that make no difference to them share a line."""
-    rows = []
-    for run in _runs(plan.rows, lambda row: row.images):
-        images = run[0].images
+    rows: list[list[str]] = []
+    for run in _shown(_runs(plan.rows, lambda row: row.images), plan, every):
+        images = run[0].images if run else None
         if images is None:
+            rows.append(["..."])
             continue
         shrink, tokens = images.shrink, images.tokens
         rows.append(
@@ -183,8 +208,9 @@ def images_table(plan: Plan) -> Table:
 def rule_of_thumb_table(plan: Plan, rules: Sequence[RuleOfThumb], exact: Sequence[PlanRow]) -> Table:
     """The estimate beside the exact numbers."""
     rows = []
-    for rule, row in zip(rules, exact, strict=True):
-        style = _STYLES[row.verdict]
+    by_value = {row.max_crops: row for row in exact}
+    for rule in rules:
+        row = by_value.get(rule.max_crops)
         left = str(rule.left_for_text) if rule.left_for_text >= 0 else "< 0"
         tokens = str(rule.tokens) if rule.left_for_text >= 0 else f"> {plan.max_sequence_length}"
         rows.append(
@@ -193,8 +219,8 @@ def rule_of_thumb_table(plan: Plan, rules: Sequence[RuleOfThumb], exact: Sequenc
                 f"{tokens} / {left}",
                 rule.verdict,
                 str(rule.tokens_with_specials),
-                f"{row.tokens} / {row.left_for_text}",
-                f"[{style}]{row.verdict}[/{style}]",
+                f"{row.tokens} / {row.left_for_text}" if row else "",
+                f"[{_STYLES[row.verdict]}]{row.verdict}[/{_STYLES[row.verdict]}]" if row else "",
             ]
         )
     columns = (
@@ -228,6 +254,27 @@ def _runs(rows: Sequence[PlanRow], key: Callable[[PlanRow], object]) -> list[lis
         else:
             runs.append([row])
     return runs
+
+
+def _shown(runs: list[list[PlanRow]], plan: Plan, every: bool) -> list[list[PlanRow]]:
+    """The runs to print: all while they are few, otherwise some from the start to the end and those that matter.
+
+    An empty run stands for those left out.
+    """
+    if every or len(runs) <= _MOST_LINES:
+        return runs
+    stride = len(runs) // 12
+    answer = plan.largest_max_crops or 0
+    marked = (plan.max_crops, plan.spec.max_crops, plan.knee)
+    shown: list[list[PlanRow]] = []
+    for index, run in enumerate(runs):
+        first, last = run[0].max_crops, run[-1].max_crops
+        near = first - 4 <= answer <= last + 4 or any(value and first <= value <= last for value in marked)
+        if near or index % stride == 0 or index == len(runs) - 1:
+            shown.append(run)
+        elif shown[-1]:
+            shown.append([])
+    return shown
 
 
 def _run_name(run: Sequence[PlanRow], plan: Plan) -> str:
@@ -279,6 +326,7 @@ def spec_lines(spec: Spec) -> list[str]:
     details += [f"published: {', '.join(spec.checkpoints)}"] if spec.checkpoints else []
     details += [f"source of {source.what}: {source.where} ({source.checked})" for source in spec.sources]
     details += [f"taken: {taken.field} = {taken.value!r} from {taken.file}: {taken.key}" for taken in spec.taken]
+    details += [f"not found, class default: {', '.join(spec.defaulted)}"] if spec.defaulted else []
     details += [f"caveat: {caveat}" for caveat in spec.caveats]
     lines += [escape(line) for line in details]
     return lines

@@ -45,6 +45,8 @@ def resolve_model(model: str, settings: list[str] | None) -> Spec:
 
 def _named_or_loaded(model: str) -> Spec:
     """A known name goes before a folder of that name, which ./NAME means."""
+    if not model:
+        raise ValueError("MODEL must be a name or a folder, got ''")
     if Path(model).is_absolute() or model.startswith((".", "~")):
         return load_spec(Path(model).expanduser())
     try:
