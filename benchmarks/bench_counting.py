@@ -61,7 +61,10 @@ def ours(case_spec: mc.Spec, max_crops: int | None, *, isa: str = "", threads: i
         return mc.count_tokens(case_spec, SIZES, max_crops=max_crops, num_threads=threads)[:SAMPLE]
 
     name = "maxcrops, batch" + (f", {isa}" if isa else "") + (f", {threads} threads" if threads > 1 else "")
-    return Competitor(name, run, BATCH, isa=isa or _core.active_isa(), threads=threads, setup=setup)
+    vectorised = case_spec.grid.policy == "scale_fit"  # the other policies have one loop
+    return Competitor(
+        name, run, BATCH, isa=(isa or _core.active_isa()) if vectorised else "scalar", threads=threads, setup=setup
+    )
 
 
 def per_image(name: str, count: object) -> Competitor:
