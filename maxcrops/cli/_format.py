@@ -118,8 +118,8 @@ def plan_headline(plan: Plan) -> list[str]:
     )
     if plan.knee is not None:
         lines.append(
-            f"For the {plural(plan.num_images, 'image')}, more crops stop paying at [b]{plan.knee}[/b]: 99% of the detail"
-            " that the values which fit can keep."
+            f"For the {plural(plan.num_images, 'image')}, more crops stop paying at [b]{plan.knee}[/b]:"
+            " 99% of the detail that the values which fit can keep."
         )
     return lines
 
