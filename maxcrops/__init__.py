@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 try:
     from maxcrops import _core
 except ImportError as error:
@@ -19,10 +21,14 @@ from maxcrops.exceptions import (
     ImageReadError,
     MaxCropsError,
     UnknownSpecError,
+    UnsupportedError,
 )
 from maxcrops.planning import Plan, plan, rule_of_thumb
 from maxcrops.specs import Spec, get_spec, list_specs
 from maxcrops.specs.loading import load_spec
+
+if TYPE_CHECKING:
+    from maxcrops.preprocess import Batch, Preprocessor
 
 Layout = _core.Layout
 View = _core.View
@@ -30,6 +36,7 @@ View = _core.View
 __version__ = "0.1.0"
 
 __all__ = [
+    "Batch",
     "Bound",
     "BudgetTooSmallError",
     "ConfigError",
@@ -37,8 +44,10 @@ __all__ = [
     "Layout",
     "MaxCropsError",
     "Plan",
+    "Preprocessor",
     "Spec",
     "UnknownSpecError",
+    "UnsupportedError",
     "View",
     "count_tokens",
     "get_spec",
@@ -52,3 +61,12 @@ __all__ = [
     "scales",
     "worst_case",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    # What reads pixels imports NumPy; counting and planning start sooner without it.
+    if name in ("Batch", "Preprocessor"):
+        import maxcrops.preprocess
+
+        return getattr(maxcrops.preprocess, name)
+    raise AttributeError(f"module 'maxcrops' has no attribute {name!r}")

@@ -7,6 +7,7 @@ import enum
 from typing import Annotated
 
 import numpy
+import numpy.typing
 from numpy.typing import NDArray
 
 
@@ -15,11 +16,13 @@ MAX_SIDE: int = 2147483647
 MAX_CROPS_LIMIT: int = 1048576
 
 def available_isas() -> list[str]:
-    """Instruction sets that batch counting can use here, weakest first."""
+    """
+    Instruction sets that this build can use on this machine, weakest first.
+    """
 
 def active_isa() -> str:
     """
-    The instruction set that batch counting uses; the environment variable MAXCROPS_CPU_ISA forces one.
+    The instruction set that is used; the environment variable MAXCROPS_CPU_ISA forces one.
     """
 
 class GridPolicy(enum.Enum):
@@ -378,6 +381,10 @@ class Layout:
         """
 
     @property
+    def patch_size(self) -> int:
+        """Side of a ViT patch, pixels."""
+
+    @property
     def views(self) -> list[View]:
         """In the order in which the crops reach the encoder."""
 
@@ -394,3 +401,68 @@ def scale_batch(spec: Spec, sizes: Annotated[NDArray[numpy.int64], dict(shape=(N
 def worst_case(spec: Spec, max_crops: int | None, count: Count) -> tuple[int, Layout]: ...
 
 def largest_max_crops(spec: Spec, count: Count, max_count: int) -> int | None: ...
+
+class Resize(enum.Enum):
+    BILINEAR_ROUNDED = 0
+
+    BILINEAR_ROUNDED_ONE_THREAD = 1
+
+    BILINEAR_ANTIALIAS = 2
+
+class PixelType(enum.Enum):
+    FLOAT32 = 0
+
+    BFLOAT16 = 1
+
+    FLOAT16 = 2
+
+class PixelRule:
+    def __init__(self, resize: Resize, mean: Sequence[float], std: Sequence[float]) -> None: ...
+
+class Preprocessor:
+    """
+    The fused path from images to the crops' patches; runs without the GIL.
+    """
+
+    def __init__(self, rule: PixelRule, type: PixelType) -> None: ...
+
+    def require_executable(self, layout: Layout) -> None:
+        """
+        Raises ValueError, saying why, if the pixel path cannot execute the layout.
+        """
+
+    def run(self, images: Sequence[Annotated[NDArray[numpy.uint8], dict(shape=(None, None, 3), device='cpu', writable=False)]], layouts: Sequence[Layout], out: Annotated[NDArray, dict(shape=(None, None, None), order='C', device='cpu')], num_threads: int) -> None:
+        """
+        uint8 [height, width, 3] images of any strides into out [crops, patches, values], 2 or 4 bytes each.
+        """
+
+class BufferPool:
+    """
+    Memory for outputs, on huge pages where they can be had, kept for reuse.
+    """
+
+    def __init__(self, capacity_bytes: int) -> None: ...
+
+    def empty(self, num_bytes: int) -> numpy.typing.NDArray[numpy.uint8]:
+        """
+        uint8 [num_bytes] of any content, 64-byte aligned; its memory comes back when nothing refers to it.
+        """
+
+    @property
+    def held_bytes(self) -> int:
+        """Bytes that wait for reuse."""
+
+def feature_grids(spec: Spec, layout: Layout) -> tuple[int, int, int, int]: ...
+
+def token_pooling(spec: Spec, layout: Layout, first_patch: int, out: Annotated[NDArray[numpy.int32], dict(order='C', device='cpu')]) -> None: ...
+
+def feature_positions(spec: Spec, layout: Layout, first_token: int, unused: int, out: Annotated[NDArray[numpy.int32], dict(order='C', device='cpu')]) -> None: ...
+
+def patch_masks(layout: Layout, out: Annotated[NDArray[numpy.float32], dict(order='C', device='cpu')]) -> None: ...
+
+def image_tokens(spec: Spec, layout: Layout, ids: Sequence[int], out: Annotated[NDArray[numpy.int32], dict(order='C', device='cpu')]) -> None: ...
+
+def memory_floor(out: Annotated[NDArray[numpy.uint8], dict(shape=(None,), order='C', device='cpu')], source: Annotated[NDArray[numpy.uint8], dict(shape=(None,), order='C', device='cpu', writable=False)], num_threads: int) -> int:
+    """
+    Fills out past the caches and reads source once: the least that a preprocessor must do.
+    """

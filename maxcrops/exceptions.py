@@ -5,6 +5,7 @@
     +-- ConfigError (ValueError)           a model folder whose files contradict themselves or the family
     +-- BudgetTooSmallError (ValueError)   not even the smallest max_crops fits
     +-- ImageReadError (OSError)           a file whose header gives no size
+    +-- UnsupportedError (ValueError)      a processor, setting or image that cannot be accelerated
 
 Arguments that are wrong by themselves (a size of 0, an array of floats) raise plain ValueError or TypeError.
 """
@@ -33,3 +34,7 @@ class BudgetTooSmallError(MaxCropsError, ValueError):
 
 class ImageReadError(MaxCropsError, OSError):
     """An image file whose header gives no size."""
+
+
+class UnsupportedError(MaxCropsError, ValueError):
+    """A processor, setting or image whose original could not be matched; the message names it and the fix."""

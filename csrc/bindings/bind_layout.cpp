@@ -77,6 +77,7 @@ void bind_layout(nb::module_& m) {
                      },
                      nb::sig("def margins(self) -> tuple[int, int]"),
                      "(before, behind): what a crop shares with its neighbours on either side, pixels.")
+        .def_prop_ro("patch_size", [](const Layout& l) { return l.crop.patch_size; }, "Side of a ViT patch, pixels.")
         .def_prop_ro("views", &Layout::views, "In the order in which the crops reach the encoder.")
         .def("__repr__", [](const Layout& l) {
             return "Layout(" + text(l.image) + " px: grid " + text({l.grid.rows, l.grid.cols}) + ", " +

@@ -24,12 +24,13 @@ NB_MODULE(_core, m) {
             for (const maxcrops::Isa isa : maxcrops::available_isas()) names.emplace_back(maxcrops::isa_name(isa));
             return names;
         },
-        "Instruction sets that batch counting can use here, weakest first.");
+        "Instruction sets that this build can use on this machine, weakest first.");
     m.def(
         "active_isa", [] { return std::string(maxcrops::isa_name(maxcrops::active_isa())); },
-        "The instruction set that batch counting uses; the environment variable MAXCROPS_CPU_ISA forces one.");
+        "The instruction set that is used; the environment variable MAXCROPS_CPU_ISA forces one.");
     maxcrops::bindings::bind_spec(m);
     maxcrops::bindings::bind_layout(m);
     maxcrops::bindings::bind_counting(m);
     maxcrops::bindings::bind_bounds(m);
+    maxcrops::bindings::bind_preprocess(m);
 }

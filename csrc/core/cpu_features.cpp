@@ -17,9 +17,11 @@ const char* isa_name(Isa isa) {
 std::vector<Isa> available_isas() {
     std::vector<Isa> isas{Isa::kScalar};
 #if defined(MAXCROPS_X86_KERNELS)
+    // Every CPU with AVX2 has F16C. AVX-512 is what Ice Lake and Zen 4 have: byte permutations came with them.
     if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) isas.push_back(Isa::kAvx2);
     if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq") &&
-        __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bw")) {
+        __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512bw") &&
+        __builtin_cpu_supports("avx512vbmi")) {
         isas.push_back(Isa::kAvx512);
     }
 #endif

@@ -102,3 +102,10 @@ def pairs(value: Any) -> tuple[tuple[int, int], ...]:
     if not isinstance(value, (list, tuple)):
         raise ValueError("it must be a list of (height, width)")
     return tuple(pair(item) for item in value)
+
+
+def three_numbers(value: Any) -> tuple[float, float, float]:
+    """A mean or a standard deviation of three channels."""
+    if not isinstance(value, (list, tuple)) or len(value) != 3 or any(type(v) not in (int, float) for v in value):
+        raise ValueError("it must be a list of three numbers")
+    return float(value[0]), float(value[1]), float(value[2])

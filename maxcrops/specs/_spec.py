@@ -1,11 +1,13 @@
 """The parts of a Spec: plain frozen data, lowered once to the core.
 
-A grid rule says how the grid of local crops is found, a crop rule what a crop is, a token rule what it costs.
+A grid rule says how the grid of local crops is found, a crop rule what a crop is, a token rule what it costs, a pixel
+rule what the encoder reads.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -207,6 +209,32 @@ class Stitched:
 
 TokenRule: TypeAlias = Tiled | Stitched
 
+# -- pixels --------------------------------------------------------------------------------------------------------
+
+Resize: TypeAlias = Literal["bilinear_rounded", "bilinear_rounded_one_thread", "bilinear_antialias"]
+Pack: TypeAlias = Literal["token_pooling", "feature_positions"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class PixelRule:
+    """How pixels become what the encoder reads: one resize of each view, then (value - mean) / std, in float32.
+
+    What "the same pixels" means: the arithmetic below is that of torch's CPU kernels on a machine with fused
+    multiply-add.
+    """
+
+    resize: Resize
+    """``bilinear_rounded``: without antialias, rounded to 8 bits, as torch gives it on two or more threads;
+    ``bilinear_rounded_one_thread``: as torch gives it on one thread, a step apart in some 20 pixels of a million;
+    ``bilinear_antialias``: values in 0..1, with antialias, never rounded."""
+    image_mean: tuple[float, float, float]
+    """Of red, green and blue in 0..1."""
+    image_std: tuple[float, float, float]
+    pack: Pack
+    """Which index tensors come with the crops: the patches that each token pools, or where in the sequence each crop's
+    features stand."""
+
+
 # -- the whole -----------------------------------------------------------------------------------------------------
 
 
@@ -235,8 +263,8 @@ class Taken:
 class Spec:
     """All that a model's cutting and counting depend on.
 
-    Frozen; ``replace`` gives a changed copy. Every field of the grid, crop and token rules can also be read from the
-    spec itself: ``spec.crop_size``.
+    Frozen; ``replace`` gives a changed copy. Every field of the grid, crop, token and pixel rules can also be read from
+    the spec itself: ``spec.crop_size``.
     """
 
     key: str
@@ -247,6 +275,8 @@ class Spec:
     grid: GridRule
     crop: CropRule
     tokens: TokenRule
+    pixels: PixelRule | None = None
+    """None where pixels are not made yet: such a model is counted and planned only."""
     knob: str
     """What the model itself calls the setting that max_crops sets."""
     aliases: Mapping[str, str] = field(default_factory=dict)
@@ -271,7 +301,7 @@ class Spec:
 
     @cached_property
     def _core(self) -> _core.Spec:
-        for rule in (self.grid, self.crop, self.tokens):
+        for rule in self._rules():
             _require_types(self.key, rule)
         return _core.Spec(self.key, self.grid._lower(), self.crop._lower(), self.tokens._lower())
 
@@ -289,15 +319,17 @@ class Spec:
         return self._core.knob_range
 
     def fields(self) -> dict[str, object]:
-        """Every number of the grid, crop and token rules, by name."""
-        rules = (self.grid, self.crop, self.tokens)
-        return {f.name: getattr(rule, f.name) for rule in rules for f in dataclasses.fields(rule)}
+        """Every field of the grid, crop, token and pixel rules, by name."""
+        return {f.name: getattr(rule, f.name) for rule in self._rules() for f in dataclasses.fields(rule)}
+
+    def _rules(self) -> tuple[GridRule | CropRule | TokenRule | PixelRule, ...]:
+        return (self.grid, self.crop, self.tokens, *([self.pixels] if self.pixels else []))
 
     def replace(self, **changes: Any) -> Spec:
         """A copy with some fields changed.
 
         Args:
-            changes: fields of the grid, crop and token rules, by their name here or by the model's own
+            changes: fields of the grid, crop, token and pixel rules, by their name here or by the model's own
                 (``max_patches``); ``max_sequence_length``; or a choice (``crop_mode="resize"``).
 
         Raises:
@@ -307,7 +339,7 @@ class Spec:
         own: dict[str, Any] = {"chosen": dict(self.chosen), "set_aside": dict(self.set_aside)}
         if changes:
             own["checkpoints"] = ()
-        parts: dict[str, Any] = {"grid": self.grid, "crop": self.crop, "tokens": self.tokens}
+        parts: dict[str, Any] = {"grid": self.grid, "crop": self.crop, "tokens": self.tokens, "pixels": self.pixels}
         fields = {self.aliases.get(name, name): value for name, value in changes.items() if name not in self.choices}
         # A field of the rules as they are is set before a choice replaces a rule, one of the new rule after it.
         fields = _set_fields(parts, fields)
@@ -377,7 +409,7 @@ class Spec:
 
     def __getattr__(self, name: str) -> Any:
         if not name.startswith("_"):
-            for part in ("grid", "crop", "tokens"):
+            for part in ("grid", "crop", "tokens", "pixels"):
                 rule = self.__dict__.get(part)
                 if rule is not None and name in _field_names(rule):
                     return getattr(rule, name)
@@ -409,11 +441,11 @@ class Spec:
         self.__dict__.update(state)
 
     def __hash__(self) -> int:
-        return hash((self.key, self.grid, self.crop, self.tokens))
+        return hash((self.key, self.grid, self.crop, self.tokens, self.pixels))
 
 
 def _field_names(data: Any) -> set[str]:
-    return {f.name for f in dataclasses.fields(data)}
+    return set() if data is None else {f.name for f in dataclasses.fields(data)}
 
 
 def _frozen(value: Any) -> Any:
@@ -427,6 +459,7 @@ _RULES: dict[str, tuple[type, ...]] = {
     "grid": get_args(GridRule),
     "crop": (CropRule,),
     "tokens": get_args(TokenRule),
+    "pixels": (PixelRule,),
 }
 
 
@@ -455,11 +488,20 @@ def _is_pair(value: object) -> bool:
     return isinstance(value, tuple) and len(value) == 2 and all(map(_is_integer, value))
 
 
+def _is_three_numbers(value: object) -> bool:
+    return isinstance(value, tuple) and len(value) == 3 and all(map(_is_finite, value))
+
+
+def _is_finite(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
 _TYPES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "int": ("a 64-bit integer", _is_integer),
     "int | None": ("a 64-bit integer or None", lambda value: value is None or _is_integer(value)),
     "bool": ("true or false", lambda value: isinstance(value, bool)),
     "tuple[int, int]": ("a pair of integers", _is_pair),
+    "tuple[float, float, float]": ("three finite numbers", _is_three_numbers),
     "tuple[tuple[int, int], ...]": (
         "a list of pairs of integers",
         lambda value: isinstance(value, tuple) and all(map(_is_pair, value)),
@@ -467,7 +509,7 @@ _TYPES: dict[str, tuple[str, Callable[[Any], bool]]] = {
 }
 
 
-def _require_types(key: str, rule: GridRule | CropRule | TokenRule) -> None:
+def _require_types(key: str, rule: GridRule | CropRule | TokenRule | PixelRule) -> None:
     """Raises TypeError or ValueError for the first field whose value is not of the field's type."""
     for f in dataclasses.fields(rule):
         value = getattr(rule, f.name)

@@ -14,8 +14,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from maxcrops.specs._family import Checkpoint, Family, Read, pair, positive, square
-from maxcrops.specs._spec import CropRule, Fixed, ScaleFit, Source, Spec, Stitched
+from maxcrops.specs._family import Checkpoint, Family, Read, pair, positive, square, three_numbers
+from maxcrops.specs._spec import CropRule, Fixed, PixelRule, ScaleFit, Source, Spec, Stitched
 
 _CHECKED = "2026-11-24"
 _OVERLAP = ScaleFit(max_crops=12)
@@ -38,6 +38,12 @@ SPEC = Spec(
         low_res_col_tokens=True,
         start_end_tokens=2,
         low_res_start_end_tokens=2,
+    ),
+    pixels=PixelRule(
+        resize="bilinear_antialias",
+        image_mean=(0.48145466, 0.4578275, 0.40821073),
+        image_std=(0.26862954, 0.26130258, 0.27577711),
+        pack="feature_positions",
     ),
     knob="max_crops",
     aliases={"base_image_input_size": "crop_size", "image_patch_size": "patch_size"},
@@ -99,6 +105,8 @@ FAMILY = Family(
     reads=(
         Read("max_crops", "image_processor", "max_crops"),
         Read("overlap_margins", "image_processor", "overlap_margins", pair),
+        Read("image_mean", "image_processor", "image_mean", three_numbers),
+        Read("image_std", "image_processor", "image_std", three_numbers),
         Read("crop_size", "image_processor", "base_image_input_size", square),
         Read("patch_size", "image_processor", "image_patch_size", positive),
         Read("image_token_length_h", "image_processor", "image_token_length_h", positive),

@@ -12,8 +12,8 @@ repository clamps the reduced side to 1 px and splits along the other side.
 
 from __future__ import annotations
 
-from maxcrops.specs._family import Checkpoint, Family, Read, pair, positive, square
-from maxcrops.specs._spec import CropRule, ScaleFit, Source, Spec, Stitched
+from maxcrops.specs._family import Checkpoint, Family, Read, pair, positive, square, three_numbers
+from maxcrops.specs._spec import CropRule, PixelRule, ScaleFit, Source, Spec, Stitched
 
 _CHECKED = "2026-11-24"
 
@@ -29,6 +29,12 @@ SPEC = Spec(
         start_end_tokens=2,
         low_res_start_end_tokens=2,
         pool_across_crops=True,
+    ),
+    pixels=PixelRule(
+        resize="bilinear_rounded",
+        image_mean=(0.5, 0.5, 0.5),
+        image_std=(0.5, 0.5, 0.5),
+        pack="token_pooling",
     ),
     knob="max_crops",
     aliases={
@@ -75,6 +81,8 @@ FAMILY = Family(
     reads=(
         Read("max_crops", "image_processor", "max_crops"),
         Read("overlap_margins", "image_processor", "overlap_margins", pair),
+        Read("image_mean", "image_processor", "image_mean", three_numbers),
+        Read("image_std", "image_processor", "image_std", three_numbers),
         Read("crop_size", "image_processor", "size", square),
         Read("patch_size", "image_processor", "patch_size", positive),
         Read("pooling", "image_processor", "pooling_size", pair),

@@ -1,0 +1,159 @@
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/array.h>
+#include <nanobind/stl/shared_ptr.h>
+#include <nanobind/stl/vector.h>
+
+#include <array>
+#include <memory>
+#include <vector>
+
+#include "bindings.h"
+#include "pixels/buffer_pool.h"
+#include "pixels/index_tensors.h"
+#include "pixels/memory_floor.h"
+#include "pixels/preprocess.h"
+
+namespace nb = nanobind;
+
+namespace maxcrops::bindings {
+namespace {
+
+using Image = nb::ndarray<const uint8_t, nb::shape<-1, -1, 3>, nb::device::cpu>;
+using Output = nb::ndarray<nb::ndim<3>, nb::c_contig, nb::device::cpu>;
+using Bytes = nb::ndarray<uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using ConstBytes = nb::ndarray<const uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+using Int32s = nb::ndarray<int32_t, nb::c_contig, nb::device::cpu>;
+using Floats = nb::ndarray<float, nb::c_contig, nb::device::cpu>;
+
+ImageView view_of(const Image& image) {
+    return {image.data(),
+            {static_cast<int64_t>(image.shape(0)), static_cast<int64_t>(image.shape(1))},
+            image.stride(0),
+            image.stride(1),
+            image.stride(2)};
+}
+
+template <typename Array>
+void require_size(const Array& out, int64_t size) {
+    if (static_cast<int64_t>(out.size()) != size) {
+        throw nb::value_error(("[preprocess] out must have " + std::to_string(size) + " elements, got " +
+                               std::to_string(out.size())).c_str());
+    }
+}
+
+void run(const Preprocessor& preprocessor, const std::vector<Image>& images, const std::vector<const Layout*>& layouts,
+         const Output& out, int num_threads) {
+    if (images.size() != layouts.size()) throw nb::value_error("[preprocess] there must be a layout for each image");
+    std::vector<ImageJob> jobs;
+    auto* to = static_cast<uint8_t*>(out.data());
+    int64_t crops = 0;
+    for (size_t i = 0; i < images.size(); ++i) {
+        const Layout& layout = *layouts[i];
+        const ImageView image = view_of(images[i]);
+        if (!(image.size == layout.image)) throw nb::value_error("[preprocess] a layout is of another size than its image");
+        const int64_t patches = layout.crop.crop_patches() * layout.crop.crop_patches();
+        const int64_t values = 3 * layout.crop.patch_size * layout.crop.patch_size;
+        if (static_cast<int64_t>(out.shape(1)) != patches || static_cast<int64_t>(out.shape(2)) != values) {
+            throw nb::value_error("[preprocess] out must have shape [crops, patches, values]");
+        }
+        jobs.push_back({image, &layout, to + crops * patches * values * bytes_of(preprocessor.type())});
+        crops += layout.num_crops;
+    }
+    if (static_cast<int64_t>(out.shape(0)) != crops || static_cast<int64_t>(out.itemsize()) != bytes_of(preprocessor.type())) {
+        throw nb::value_error("[preprocess] out must hold every crop, and elements of the preprocessor's type");
+    }
+    const Isa isa = active_isa();  // reads the environment, which Python changes under the GIL
+    nb::gil_scoped_release release;
+    preprocessor.run(jobs, num_threads, isa);
+}
+
+nb::object empty(BufferPool& pool, int64_t bytes) {
+    auto* block = new std::shared_ptr<uint8_t>(pool.acquire(bytes));
+    const nb::capsule owner(block, [](void* p) noexcept { delete static_cast<std::shared_ptr<uint8_t>*>(p); });
+    return nb::cast(nb::ndarray<nb::numpy, uint8_t, nb::ndim<1>>(block->get(), {static_cast<size_t>(bytes)}, owner));
+}
+
+}  // namespace
+
+void bind_preprocess(nb::module_& m) {
+    nb::enum_<Resize>(m, "Resize")
+        .value("BILINEAR_ROUNDED", Resize::kBilinearRounded)
+        .value("BILINEAR_ROUNDED_ONE_THREAD", Resize::kBilinearRoundedChained)
+        .value("BILINEAR_ANTIALIAS", Resize::kBilinearAntialias);
+    nb::enum_<PixelType>(m, "PixelType")
+        .value("FLOAT32", PixelType::kFloat32)
+        .value("BFLOAT16", PixelType::kBFloat16)
+        .value("FLOAT16", PixelType::kFloat16);
+    nb::class_<PixelRule>(m, "PixelRule")
+        .def(
+            "__init__",
+            [](PixelRule* self, Resize resize, const std::array<float, 3>& mean, const std::array<float, 3>& std) {
+                new (self) PixelRule{resize, mean, std};
+            },
+            nb::arg("resize"), nb::arg("mean"), nb::arg("std"));
+    nb::class_<Preprocessor>(m, "Preprocessor", "The fused path from images to the crops' patches; runs without the GIL.")
+        .def(nb::init<const PixelRule&, PixelType>(), nb::arg("rule"), nb::arg("type"))
+        .def("require_executable",
+             [](const Preprocessor& self, const Layout& layout) { require_executable(self.rule(), layout); },
+             nb::arg("layout"), "Raises ValueError, saying why, if the pixel path cannot execute the layout.")
+        .def("run", &run, nb::arg("images"), nb::arg("layouts"), nb::arg("out"), nb::arg("num_threads"),
+             "uint8 [height, width, 3] images of any strides into out [crops, patches, values], 2 or 4 bytes each.");
+
+    nb::class_<BufferPool>(m, "BufferPool", "Memory for outputs, on huge pages where they can be had, kept for reuse.")
+        .def(nb::new_([](int64_t capacity_bytes) { return std::make_shared<BufferPool>(capacity_bytes); }),
+             nb::arg("capacity_bytes"))
+        .def("empty", &empty, nb::arg("num_bytes"), nb::sig("def empty(self, num_bytes: int) -> numpy.typing.NDArray[numpy.uint8]"),
+             "uint8 [num_bytes] of any content, 64-byte aligned; its memory comes back when nothing refers to it.")
+        .def_prop_ro("held_bytes", &BufferPool::held_bytes, "Bytes that wait for reuse.");
+
+    m.def(
+        "feature_grids",
+        [](const Spec& spec, const Layout& layout) {
+            const FeatureGrids grids = feature_grids(spec, layout);
+            return nb::make_tuple(grids.global.rows, grids.global.cols, grids.local.rows, grids.local.cols);
+        },
+        nb::arg("spec"), nb::arg("layout"),
+        nb::sig("def feature_grids(spec: Spec, layout: Layout) -> tuple[int, int, int, int]"));
+    m.def(
+        "token_pooling",
+        [](const Spec& spec, const Layout& layout, int32_t first_patch, Int32s out) {
+            require_size(out, feature_grids(spec, layout).count() * spec.crop.pooling_rows * spec.crop.pooling_cols);
+            token_pooling(spec, layout, first_patch, out.data());
+        },
+        nb::arg("spec"), nb::arg("layout"), nb::arg("first_patch"), nb::arg("out"));
+    m.def(
+        "feature_positions",
+        [](const Spec& spec, const Layout& layout, int32_t first_token, int32_t unused, Int32s out) {
+            const int64_t rows = ceil_div(spec.crop.crop_patches(), spec.crop.pooling_rows);
+            const int64_t cols = ceil_div(spec.crop.crop_patches(), spec.crop.pooling_cols);
+            require_size(out, layout.num_crops * rows * cols);
+            feature_positions(spec, layout, first_token, unused, out.data());
+        },
+        nb::arg("spec"), nb::arg("layout"), nb::arg("first_token"), nb::arg("unused"), nb::arg("out"));
+    m.def(
+        "patch_masks",
+        [](const Layout& layout, Floats out) {
+            require_size(out, layout.num_crops * layout.crop.crop_patches() * layout.crop.crop_patches());
+            patch_masks(layout, out.data());
+        },
+        nb::arg("layout"), nb::arg("out"));
+    m.def(
+        "image_tokens",
+        [](const Spec& spec, const Layout& layout, const std::array<int32_t, 4>& ids, Int32s out) {
+            require_size(out, layout.sequence_tokens);
+            image_tokens(spec, layout, ids.data(), out.data());
+        },
+        nb::arg("spec"), nb::arg("layout"), nb::arg("ids"), nb::arg("out"));
+    m.def(
+        "memory_floor",
+        [](Bytes out, ConstBytes source, int num_threads) {
+            nb::gil_scoped_release release;
+            return memory_floor(out.data(), static_cast<int64_t>(out.size()), source.data(),
+                                static_cast<int64_t>(source.size()), num_threads);
+        },
+        nb::arg("out"), nb::arg("source"), nb::arg("num_threads"),
+        "Fills out past the caches and reads source once: the least that a preprocessor must do.");
+}
+
+}  // namespace maxcrops::bindings

@@ -1,0 +1,39 @@
+// From 8-bit values, or values in 0..1, to what the vision encoder reads.
+#pragma once
+
+#include <array>
+#include <cstdint>
+
+namespace maxcrops {
+
+// x / s as fma(x, high, x * low) where high + low = 1 / s to 48 bits: no division. Whether that rounds as the division
+// does is checked for the values at hand, not assumed.
+struct Reciprocal {
+    float high = 0.0F;
+    float low = 0.0F;
+};
+
+Reciprocal reciprocal_of(float divisor);
+float divide(float x, Reciprocal by);
+
+// (u - 255 mean) / (255 std) of 8-bit values, in float32 and in that order.
+struct ByteNormalization {
+    std::array<std::array<float, 256>, 3> table;  // the definition
+    std::array<float, 3> offset;
+    std::array<Reciprocal, 3> reciprocal;
+    bool by_arithmetic = false;  // whether divide(u - offset, reciprocal) equals the table everywhere
+};
+
+ByteNormalization byte_normalization(const std::array<float, 3>& mean, const std::array<float, 3>& std);
+
+// (x - mean) / std of float32 values in 0..1.
+struct UnitNormalization {
+    std::array<float, 3> mean;
+    std::array<float, 3> std;
+};
+
+// 16-bit rounding to nearest, ties to even.
+uint16_t to_bfloat16(float value);
+uint16_t to_float16(float value);
+
+}  // namespace maxcrops

@@ -1,0 +1,374 @@
+// AVX2 with FMA and F16C: each pixel's two taps are one 8-byte load, 8 float lanes do the arithmetic on two pixels of
+// four lanes each, the fourth one idle. Contracts are in pixel_kernels.h.
+#include <immintrin.h>
+
+#include <algorithm>
+#include <cstring>
+
+#include "pixel_kernels.h"
+#include "pixel_kernels_x86.h"
+
+namespace maxcrops {
+namespace {
+
+// A piece is cut in groups of four pixels; the last group ends with the piece.
+constexpr int64_t kGroupPixels = 4;
+constexpr int64_t kPieceFloats = 64;  // four groups of four pixels of four lanes
+
+int64_t row_floats(const RowPlan& plan) {
+    return plan.vectorised ? static_cast<int64_t>(plan.pieces.size()) * kPieceFloats : kScalarPixelKernels.row_floats(plan);
+}
+
+int64_t stage_bytes(const RowPlan&) { return 0; }
+
+struct Taps {  // of two pixels
+    __m256 first, second;
+};
+
+Taps taps_of(const uint8_t* row, const int32_t* first) {
+    __m128i pair = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(row + 3 * static_cast<int64_t>(first[0])));
+    pair = _mm_castps_si128(_mm_loadh_pi(_mm_castsi128_ps(pair), reinterpret_cast<const __m64*>(row + 3 * static_cast<int64_t>(first[1]))));
+    // first taps of both pixels, then second taps; the fourth lane of each is zero
+    const __m128i apart = _mm_shuffle_epi8(pair, _mm_setr_epi8(0, 1, 2, -1, 8, 9, 10, -1, 3, 4, 5, -1, 11, 12, 13, -1));
+    return {_mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(apart)),
+            _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_srli_si128(apart, 8)))};
+}
+
+__m256 weights_of(const float* weight) {
+    return _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_broadcast_ss(weight)), _mm_broadcast_ss(weight + 1), 1);
+}
+
+__m256 blend(__m256 first, __m256 second, __m256 weight) {
+    return _mm256_fmadd_ps(first, _mm256_sub_ps(_mm256_set1_ps(1.0F), weight), _mm256_mul_ps(second, weight));
+}
+
+__m256 blend(const Taps& taps, __m256 weight) { return blend(taps.first, taps.second, weight); }
+
+// Four pixels as 12 bytes. `room` is how many bytes may be written.
+void store_group(__m256 low, __m256 high, bool room_for_16, uint8_t* to) {
+    constexpr int kNearest = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
+    const __m256i words = _mm256_packus_epi32(_mm256_cvtps_epi32(_mm256_round_ps(low, kNearest)),
+                                              _mm256_cvtps_epi32(_mm256_round_ps(high, kNearest)));
+    const __m256i bytes = _mm256_packus_epi16(words, words);
+    const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 0, 0, 0, 0);
+    const __m128i pixels = _mm256_castsi256_si128(_mm256_permutevar8x32_epi32(bytes, order));
+    const __m128i packed = _mm_shuffle_epi8(pixels, _mm_setr_epi8(0, 1, 2, 4, 5, 6, 8, 9, 10, 12, 13, 14, -1, -1, -1, -1));
+    if (room_for_16) {
+        _mm_storeu_si128(reinterpret_cast<__m128i*>(to), packed);
+    } else {
+        _mm_storel_epi64(reinterpret_cast<__m128i*>(to), packed);
+        const int32_t last = _mm_extract_epi32(packed, 2);
+        std::memcpy(to + 8, &last, 4);
+    }
+}
+
+// Calls group(number, first pixel of it within the piece, whether 16 bytes may be written) for each group of a piece.
+template <typename Group>
+void for_groups(const RowPlan::Piece& piece, const Group& group) {
+    const int64_t pixels = piece.num_values / 3;
+    const int64_t groups = (pixels + kGroupPixels - 1) / kGroupPixels;
+    for (int64_t g = 0; g < groups; ++g) {
+        group(g, std::min(g * kGroupPixels, pixels - kGroupPixels), g + 1 < groups);
+    }
+}
+
+void resize_row(const RowPlan& plan, const uint8_t* row, int64_t begin, int64_t end, uint8_t* stage, float* out) {
+    if (!plan.vectorised) return kScalarPixelKernels.resize_row(plan, row, begin, end, stage, out);
+    for (int64_t p = begin; p < end; ++p) {
+        const RowPlan::Piece& piece = plan.pieces[static_cast<size_t>(p)];
+        const int32_t* first = &plan.axis.first[static_cast<size_t>(piece.pixel)];
+        const float* weight = &plan.axis.weight[static_cast<size_t>(piece.pixel)];
+        for_groups(piece, [&](int64_t g, int64_t pixel, bool) {
+            float* to = out + p * kPieceFloats + g * 16;
+            _mm256_storeu_ps(to, blend(taps_of(row, first + pixel), weights_of(weight + pixel)));
+            _mm256_storeu_ps(to + 8, blend(taps_of(row, first + pixel + 2), weights_of(weight + pixel + 2)));
+        });
+    }
+}
+
+void blend_floats(const RowPlan& plan, const float* top, const float* bottom, RowBlend by, int64_t begin, int64_t end,
+                  uint8_t* out) {
+    if (!plan.vectorised) return kScalarPixelKernels.blend_floats(plan, top, bottom, by, begin, end, out);
+    const __m256 weight = _mm256_set1_ps(by.weight);
+    for (int64_t p = begin; p < end; ++p) {
+        const RowPlan::Piece& piece = plan.pieces[static_cast<size_t>(p)];
+        uint8_t* to = patch_row(plan, piece, out);
+        for_groups(piece, [&](int64_t g, int64_t pixel, bool room) {
+            const float* a = top + p * kPieceFloats + g * 16;
+            const float* b = bottom + p * kPieceFloats + g * 16;
+            store_group(blend(_mm256_loadu_ps(a), _mm256_loadu_ps(b), weight),
+                        blend(_mm256_loadu_ps(a + 8), _mm256_loadu_ps(b + 8), weight), room, to + 3 * pixel);
+        });
+    }
+}
+
+template <bool kChained>
+__m256 blend_taps(const Taps& top, const Taps& bottom, __m256 u1, __m256 v1) {
+    if constexpr (!kChained) return blend(blend(top, u1), blend(bottom, u1), v1);
+    const __m256 one = _mm256_set1_ps(1.0F);
+    const __m256 u0 = _mm256_sub_ps(one, u1), v0 = _mm256_sub_ps(one, v1);
+    const __m256 upper = _mm256_fmadd_ps(_mm256_mul_ps(v0, u0), top.first, _mm256_mul_ps(_mm256_mul_ps(v0, u1), top.second));
+    return _mm256_fmadd_ps(_mm256_mul_ps(v1, u1), bottom.second, _mm256_fmadd_ps(_mm256_mul_ps(v1, u0), bottom.first, upper));
+}
+
+template <bool kChained>
+void blend_pieces(const RowPlan& plan, const uint8_t* top, const uint8_t* bottom, float v, int64_t begin, int64_t end,
+                  uint8_t* out) {
+    const __m256 v1 = _mm256_set1_ps(v);
+    for (int64_t p = begin; p < end; ++p) {
+        const RowPlan::Piece& piece = plan.pieces[static_cast<size_t>(p)];
+        const int32_t* first = &plan.axis.first[static_cast<size_t>(piece.pixel)];
+        const float* weight = &plan.axis.weight[static_cast<size_t>(piece.pixel)];
+        uint8_t* to = patch_row(plan, piece, out);
+        for_groups(piece, [&](int64_t, int64_t pixel, bool room) {
+            const int32_t* at = first + pixel;
+            const float* u = weight + pixel;
+            store_group(blend_taps<kChained>(taps_of(top, at), taps_of(bottom, at), weights_of(u), v1),
+                        blend_taps<kChained>(taps_of(top, at + 2), taps_of(bottom, at + 2), weights_of(u + 2), v1), room,
+                        to + 3 * pixel);
+        });
+    }
+}
+
+void blend_bytes(const RowPlan& plan, const uint8_t* top, const uint8_t* bottom, RowBlend by, int64_t begin,
+                 int64_t end, uint8_t* stage, uint8_t* out) {
+    if (!plan.vectorised) return kScalarPixelKernels.blend_bytes(plan, top, bottom, by, begin, end, stage, out);
+    const auto pieces = by.chained ? blend_pieces<true> : blend_pieces<false>;
+    pieces(plan, top, bottom, by.weight, begin, end, out);
+}
+
+// One constant a channel, laid out for three vectors in a row whose first lane is `phase`.
+struct ChannelVectors {
+    __m256 v[3];
+
+    template <typename OfChannel>
+    ChannelVectors(int64_t phase, const OfChannel& of_channel) {
+        float lanes[24];
+        for (int64_t i = 0; i < 24; ++i) lanes[i] = of_channel(static_cast<size_t>((phase + i) % 3));
+        for (int i = 0; i < 3; ++i) v[i] = _mm256_loadu_ps(lanes + 8 * i);
+    }
+};
+
+__m256i bfloat16_bits(__m256 value) {  // in the low half of each lane
+    const __m256i bits = _mm256_castps_si256(value);
+    const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
+    return _mm256_srli_epi32(_mm256_add_epi32(_mm256_add_epi32(bits, _mm256_set1_epi32(0x7FFF)), odd), 16);
+}
+
+// 16 values as 16-bit floats.
+__m256i halves(__m256 low, __m256 high, PixelType type) {
+    if (type == PixelType::kBFloat16) {
+        return _mm256_permute4x64_epi64(_mm256_packus_epi32(bfloat16_bits(low), bfloat16_bits(high)), 0xD8);
+    }
+    constexpr int kNearest = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
+    return _mm256_inserti128_si256(_mm256_castsi128_si256(_mm256_cvtps_ph(low, kNearest)), _mm256_cvtps_ph(high, kNearest), 1);
+}
+
+template <bool kStream>
+void store_vector(void* to, __m256i value) {
+    if constexpr (kStream) {
+        _mm256_stream_si256(static_cast<__m256i*>(to), value);
+    } else {
+        _mm256_storeu_si256(static_cast<__m256i*>(to), value);
+    }
+}
+
+template <bool kStream>
+void normalize_lines(const ByteNormalization& normalization, const uint8_t* in, int64_t count, int64_t phase,
+                     PixelType type, uint8_t* out) {
+    const ChannelVectors offset(phase, [&](size_t c) { return normalization.offset[c]; });
+    const ChannelVectors high(phase, [&](size_t c) { return normalization.reciprocal[c].high; });
+    const ChannelVectors low(phase, [&](size_t c) { return normalization.reciprocal[c].low; });
+    const auto normalized = [&](int64_t i, int vector) {
+        const __m128i bytes = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(in + i));
+        const __m256 x = _mm256_sub_ps(_mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(bytes)), offset.v[vector]);
+        return _mm256_fmadd_ps(x, high.v[vector], _mm256_mul_ps(x, low.v[vector]));
+    };
+    if (type == PixelType::kFloat32) {
+        for (int64_t i = 0; i < count; i += 24) {
+            for (int v = 0; v < 3; ++v) {
+                store_vector<kStream>(out + 4 * (i + 8 * v), _mm256_castps_si256(normalized(i + 8 * v, v)));
+            }
+        }
+        return;
+    }
+    for (int64_t i = 0; i < count; i += 48) {
+        store_vector<kStream>(out + 2 * i, halves(normalized(i, 0), normalized(i + 8, 1), type));
+        store_vector<kStream>(out + 2 * i + 32, halves(normalized(i + 16, 2), normalized(i + 24, 0), type));
+        store_vector<kStream>(out + 2 * i + 64, halves(normalized(i + 32, 1), normalized(i + 40, 2), type));
+    }
+}
+
+void normalize_bytes(const ByteNormalization& normalization, const uint8_t* in, int64_t count, int64_t channel,
+                     PixelType type, bool stream, void* to) {
+    const auto scalar = kScalarPixelKernels.normalize_bytes;
+    if (!normalization.by_arithmetic) return scalar(normalization, in, count, channel, type, false, to);
+    auto* out = static_cast<uint8_t*>(to);
+    const int64_t element = bytes_of(type);
+    const int64_t head = stream ? before_line(out, element, count) : 0;
+    const int64_t step = type == PixelType::kFloat32 ? 24 : 48;
+    const int64_t body = (count - head) / step * step;
+    const int64_t phase = (channel + head) % 3;  // a step is a multiple of three values
+    scalar(normalization, in, head, channel, type, false, out);
+    const auto lines = stream ? normalize_lines<true> : normalize_lines<false>;
+    lines(normalization, in + head, body, phase, type, out + head * element);
+    scalar(normalization, in + head + body, count - head - body, phase, type, false, out + (head + body) * element);
+}
+
+void transpose_units(const uint8_t* const* rows, int64_t begin, int64_t end, float* out) {
+    const Reciprocal by_255 = reciprocal_of(255.0F);  // u / 255 exactly: tested for all 256 values
+    const __m256 high = _mm256_set1_ps(by_255.high), low = _mm256_set1_ps(by_255.low);
+    const auto unit = [&](__m128i bytes) {
+        const __m256 u = _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(bytes));
+        return _mm256_fmadd_ps(u, high, _mm256_mul_ps(u, low));
+    };
+    for (int64_t byte = begin; byte < end; byte += 16) {
+        __m128i columns[16];
+        for (int lane = 0; lane < 16; ++lane) {
+            columns[lane] = _mm_loadu_si128(reinterpret_cast<const __m128i*>(rows[lane] + byte));
+        }
+        transpose_bytes(columns);
+        const int64_t valid = std::min<int64_t>(16, end - byte);
+        float* to = out + (byte - begin) * kLanes;
+        for (int64_t i = 0; i < valid; ++i) {
+            _mm256_storeu_ps(to + i * kLanes, unit(columns[i]));
+            _mm256_storeu_ps(to + i * kLanes + 8, unit(_mm_srli_si128(columns[i], 8)));
+        }
+    }
+}
+
+void transpose_floats(__m256 (&r)[8]) {
+    __m256 t[8];
+    for (int i = 0; i < 8; i += 2) {
+        t[i] = _mm256_unpacklo_ps(r[i], r[i + 1]);
+        t[i + 1] = _mm256_unpackhi_ps(r[i], r[i + 1]);
+    }
+    for (int i = 0; i < 8; i += 4) {
+        for (int j = 0; j < 2; ++j) {
+            const __m256d a = _mm256_castps_pd(t[i + j]), b = _mm256_castps_pd(t[i + j + 2]);
+            r[i + 2 * j] = _mm256_castpd_ps(_mm256_unpacklo_pd(a, b));
+            r[i + 2 * j + 1] = _mm256_castpd_ps(_mm256_unpackhi_pd(a, b));
+        }
+    }
+    for (int i = 0; i < 4; ++i) {
+        t[i] = _mm256_permute2f128_ps(r[i], r[i + 4], 0x20);
+        t[i + 4] = _mm256_permute2f128_ps(r[i], r[i + 4], 0x31);
+    }
+    for (int i = 0; i < 8; ++i) r[i] = t[i];
+}
+
+void sum_columns(const WindowAxis& axis, const float* columns, int64_t origin, int64_t begin, int64_t end,
+                 float* const* rows) {
+    alignas(32) float sums[48 * kLanes] = {};
+    for (int64_t group = begin; group < end; group += 16) {
+        const int64_t pixels = std::min<int64_t>(16, end - group);
+        for (int64_t i = 0; i < pixels; ++i) {
+            const auto x = static_cast<size_t>(group + i);
+            const float* weights = &axis.weights[x * static_cast<size_t>(axis.stride)];
+            const float* column = columns + 3 * (axis.first[x] - origin) * kLanes;
+            const int64_t taps = axis.size[x];
+            const int64_t unfused = 1 + (taps - 1) / 4 * 4;
+            __m256 sum[6];  // three channels of twice eight rows
+            __m256 weight = _mm256_broadcast_ss(weights);
+            for (int k = 0; k < 6; ++k) sum[k] = _mm256_mul_ps(_mm256_loadu_ps(column + 8 * k), weight);
+            int64_t j = 1;
+            for (; j < unfused; ++j) {
+                column += 3 * kLanes;
+                weight = _mm256_broadcast_ss(weights + j);
+                for (int k = 0; k < 6; ++k) {
+                    sum[k] = _mm256_add_ps(sum[k], _mm256_mul_ps(_mm256_loadu_ps(column + 8 * k), weight));
+                }
+            }
+            for (; j < taps; ++j) {
+                column += 3 * kLanes;
+                weight = _mm256_broadcast_ss(weights + j);
+                for (int k = 0; k < 6; ++k) sum[k] = _mm256_fmadd_ps(_mm256_loadu_ps(column + 8 * k), weight, sum[k]);
+            }
+            for (int k = 0; k < 6; ++k) _mm256_store_ps(sums + 3 * i * kLanes + 8 * k, sum[k]);
+        }
+        for (int64_t block = 0; block < 6; ++block) {
+            if (8 * block >= 3 * pixels) break;
+            for (int half = 0; half < 2; ++half) {
+                __m256 square[8];
+                for (int i = 0; i < 8; ++i) square[i] = _mm256_load_ps(sums + (8 * block + i) * kLanes + 8 * half);
+                transpose_floats(square);
+                for (int lane = 0; lane < 8; ++lane) {
+                    _mm256_storeu_ps(rows[8 * half + lane] + 3 * group + 8 * block, square[lane]);
+                }
+            }
+        }
+    }
+}
+
+void sum_rows(const float* const* rows, const float* weights, int64_t num_rows, int64_t count,
+              const UnitNormalization& normalization, float* out) {
+    const ChannelVectors mean(0, [&](size_t c) { return normalization.mean[c]; });
+    const ChannelVectors std(0, [&](size_t c) { return normalization.std[c]; });
+    const __m256 zero = _mm256_setzero_ps(), one = _mm256_set1_ps(1.0F);
+    const int64_t unfused = 1 + (num_rows - 1) / 4 * 4;
+    const int64_t body = count / 24 * 24;
+    for (int64_t i = 0; i < body; i += 24) {
+        __m256 sums[3];
+        __m256 weight = _mm256_broadcast_ss(weights);
+        for (int v = 0; v < 3; ++v) sums[v] = _mm256_mul_ps(_mm256_loadu_ps(rows[0] + i + 8 * v), weight);
+        int64_t j = 1;
+        for (; j < unfused; ++j) {
+            weight = _mm256_broadcast_ss(weights + j);
+            for (int v = 0; v < 3; ++v) {
+                sums[v] = _mm256_add_ps(sums[v], _mm256_mul_ps(_mm256_loadu_ps(rows[j] + i + 8 * v), weight));
+            }
+        }
+        for (; j < num_rows; ++j) {
+            weight = _mm256_broadcast_ss(weights + j);
+            for (int v = 0; v < 3; ++v) sums[v] = _mm256_fmadd_ps(_mm256_loadu_ps(rows[j] + i + 8 * v), weight, sums[v]);
+        }
+        for (int v = 0; v < 3; ++v) {
+            const __m256 unit = _mm256_min_ps(_mm256_max_ps(sums[v], zero), one);
+            _mm256_storeu_ps(out + i + 8 * v, _mm256_div_ps(_mm256_sub_ps(unit, mean.v[v]), std.v[v]));
+        }
+    }
+    if (body == count) return;
+    // The rest again as one ragged call of the scalar loop; 24 % 3 == 0 keeps the channel.
+    const float* rest[256];
+    for (int64_t j = 0; j < std::min<int64_t>(num_rows, 256); ++j) rest[j] = rows[j] + body;
+    if (num_rows <= 256) {
+        kScalarPixelKernels.sum_rows(rest, weights, num_rows, count - body, normalization, out + body);
+    } else {
+        kScalarPixelKernels.sum_rows(rows, weights, num_rows, count, normalization, out);
+    }
+}
+
+template <bool kStream>
+void cast_lines(const float* in, int64_t count, PixelType type, uint8_t* out) {
+    if (type == PixelType::kFloat32) {
+        for (int64_t i = 0; i < count; i += 8) {
+            store_vector<kStream>(out + 4 * i, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(in + i)));
+        }
+        return;
+    }
+    for (int64_t i = 0; i < count; i += 16) {
+        store_vector<kStream>(out + 2 * i, halves(_mm256_loadu_ps(in + i), _mm256_loadu_ps(in + i + 8), type));
+    }
+}
+
+void cast_floats(const float* in, int64_t count, PixelType type, bool stream, void* to) {
+    auto* out = static_cast<uint8_t*>(to);
+    const int64_t element = bytes_of(type);
+    const int64_t head = stream ? before_line(out, element, count) : 0;
+    const int64_t step = 32 / element;
+    const int64_t body = (count - head) / step * step;
+    kScalarPixelKernels.cast_floats(in, head, type, false, out);
+    const auto lines = stream ? cast_lines<true> : cast_lines<false>;
+    lines(in + head, body, type, out + head * element);
+    kScalarPixelKernels.cast_floats(in + head + body, count - head - body, type, false, out + (head + body) * element);
+}
+
+void finish_streams() { _mm_sfence(); }
+
+}  // namespace
+
+const PixelKernels kAvx2PixelKernels{row_floats,      stage_bytes,     resize_row,  blend_floats, blend_bytes,
+                                     normalize_bytes, transpose_units, sum_columns, sum_rows,     cast_floats,
+                                     finish_streams};
+
+}  // namespace maxcrops

@@ -1,0 +1,35 @@
+// What the AVX2 and AVX-512 loops share. Everything is static: each is compiled with its own flags.
+#pragma once
+
+#include <emmintrin.h>
+
+#include <algorithm>
+
+#include "pixel_kernels.h"
+
+namespace maxcrops {
+
+// 16 rows of 16 bytes become 16 columns.
+static inline void transpose_bytes(__m128i (&rows)[16]) {
+    // Each round interleaves row i with row i + 8: after four of them the byte at (row, column) is at (column, row).
+    for (int round = 0; round < 4; ++round) {
+        __m128i next[16];
+        for (int i = 0; i < 8; ++i) {
+            next[2 * i] = _mm_unpacklo_epi8(rows[i], rows[i + 8]);
+            next[2 * i + 1] = _mm_unpackhi_epi8(rows[i], rows[i + 8]);
+        }
+        for (int i = 0; i < 16; ++i) rows[i] = next[i];
+    }
+}
+
+// Elements before the first one at the start of a cache line; all of them if no element is.
+static inline int64_t before_line(const void* out, int64_t element_bytes, int64_t count) {
+    const auto missing = static_cast<int64_t>(-reinterpret_cast<uintptr_t>(out) & 63U);
+    return missing % element_bytes == 0 ? std::min(count, missing / element_bytes) : count;
+}
+
+static inline uint8_t* patch_row(const RowPlan& plan, const RowPlan::Piece& piece, uint8_t* out) {
+    return out + piece.patch * 3 * plan.patch_size * plan.patch_size + piece.offset;
+}
+
+}  // namespace maxcrops

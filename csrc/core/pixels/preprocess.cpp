@@ -1,0 +1,451 @@
+#include "preprocess.h"
+
+#include <algorithm>
+#include <stdexcept>
+#include <string>
+#include <tuple>
+#include <utility>
+
+#include "row_reader.h"
+#include "thread_pool.h"
+
+// Note [Bands]
+// A band is what lies in one row of patches: patch_size rows of the canvas. It is kept in patch order, so that what a
+// crop takes from it, its window's patches, is one run of memory, and so is the place it goes to. Crops that overlap
+// take from the same band.
+//
+// Rounded pixels are held as bytes and become floats in the run that writes them out. Antialiased ones are never
+// rounded, and are held as floats; their source is read in blocks of kLanes rows, each of which feeds all views, and a
+// ring of horizontally resized rows waits for the vertical pass.
+//
+// A thread so holds a band (3 * patch_size * canvas width values), two rows (rounded) or a ring (antialiased) as long
+// as the longest window and kLanes, and copies of source rows that cannot be read where they lie.
+
+namespace maxcrops {
+namespace {
+
+// Above this, outputs are written past the caches: they would be evicted before anybody reads them.
+constexpr int64_t kStreamBytes = int64_t{4} << 20;
+
+// Source pixels that are transposed at once in the antialiased pass: 48 KB of floats.
+constexpr int64_t kChunkPixels = 256;
+
+// Where a view's patches go.
+struct CropTarget {
+    int64_t patch_row = 0;  // of its first patch, on the canvas
+    int64_t patch_col = 0;
+    int64_t index = 0;  // of the crop in the output
+};
+
+struct ViewTargets {
+    Size canvas;
+    Box content;
+    std::vector<CropTarget> crops;
+
+    int64_t bands(int64_t patch_size) const { return canvas.height / patch_size; }
+};
+
+std::vector<ViewTargets> targets_of(const Layout& layout) {
+    std::vector<ViewTargets> result;
+    int64_t index = 0;
+    for (const View& view : layout.views()) {
+        ViewTargets targets{view.canvas, view.content, {}};
+        for (const Box& crop : view.crops) {
+            targets.crops.push_back({crop.top / layout.crop.patch_size, crop.left / layout.crop.patch_size, index++});
+        }
+        result.push_back(std::move(targets));
+    }
+    return result;
+}
+
+// What all tasks of one image share.
+struct ImageWork {
+    ImageJob job;
+    std::vector<ViewTargets> views;
+    int64_t patch_size = 0;
+    int64_t crop_patches = 0;
+    int64_t patch_values = 0;
+    bool stream = false;
+
+    // Where the patches that a crop takes from a band go.
+    uint8_t* place(const CropTarget& crop, int64_t band, int64_t element_bytes) const {
+        const int64_t patch = (crop.index * crop_patches + band - crop.patch_row) * crop_patches;
+        return static_cast<uint8_t*>(job.out) + patch * patch_values * element_bytes;
+    }
+};
+
+// Calls emit(crop, first value in the band, number of values) for each crop that takes from a band.
+template <typename Emit>
+void for_crops(const ImageWork& work, const ViewTargets& view, int64_t band, const Emit& emit) {
+    for (const CropTarget& crop : view.crops) {
+        if (band < crop.patch_row || band >= crop.patch_row + work.crop_patches) continue;
+        emit(crop, crop.patch_col * work.patch_values, work.crop_patches * work.patch_values);
+    }
+}
+
+// -- rounded -------------------------------------------------------------------------------------------------------
+
+struct RoundedTask {
+    const ImageWork* work;
+    const ViewTargets* view;
+    std::shared_ptr<const RowPlan> cols;
+    std::shared_ptr<const TwoTapAxis> rows;
+    int64_t band_begin, band_end;
+};
+
+struct RoundedScratch {
+    RowReader reader;
+    std::vector<uint8_t> band, stage;
+    std::vector<float> resized[2];
+};
+
+void run_rounded(const RoundedTask& task, bool chained, const ByteNormalization& normalization, PixelType type,
+                 const PixelKernels& kernels) {
+    thread_local RoundedScratch scratch;
+    const ImageWork& work = *task.work;
+    const RowPlan& plan = *task.cols;
+    const TwoTapAxis& rows = *task.rows;
+    const int64_t patch_size = work.patch_size;
+    const int64_t num_pieces = static_cast<int64_t>(plan.pieces.size());
+    const int64_t height = work.job.image.size.height;
+    // Source rows that several output rows read are resized once and kept; otherwise both passes are one.
+    const bool keeps_rows = !chained && rows.in * 4 < static_cast<int64_t>(rows.first.size()) * 5;
+
+    scratch.reader.reset(work.job.image, 2, plan.reads_end);
+    scratch.band.resize(static_cast<size_t>(task.view->canvas.width * 3 * patch_size));
+    scratch.stage.resize(static_cast<size_t>(kernels.stage_bytes(plan)));
+    int64_t held[2] = {-1, -1};
+    if (keeps_rows) {
+        for (std::vector<float>& row : scratch.resized) row.resize(static_cast<size_t>(kernels.row_floats(plan)));
+    }
+    uint8_t* band = scratch.band.data();
+    uint8_t* stage = scratch.stage.data();
+    const auto resized = [&](int64_t y) {
+        std::vector<float>& row = scratch.resized[y % 2];
+        if (std::exchange(held[y % 2], y) != y) {
+            kernels.resize_row(plan, scratch.reader.row(y), 0, num_pieces, stage, row.data());
+        }
+        return row.data();
+    };
+
+    for (int64_t at = task.band_begin; at < task.band_end; ++at) {
+        for (int64_t dy = 0; dy < patch_size; ++dy) {
+            const auto y = static_cast<size_t>(at * patch_size + dy);
+            const int64_t top = rows.first[y];
+            const int64_t bottom = std::min(top + 1, height - 1);
+            const RowBlend by{rows.weight[y], chained};
+            uint8_t* out = band + dy * 3 * patch_size;
+            if (keeps_rows) {
+                const float* upper = resized(top);
+                kernels.blend_floats(plan, upper, resized(bottom), by, 0, num_pieces, out);
+            } else {
+                const uint8_t* upper = scratch.reader.row(top);
+                kernels.blend_bytes(plan, upper, scratch.reader.row(bottom), by, 0, num_pieces, stage, out);
+            }
+        }
+        for_crops(work, *task.view, at, [&](const CropTarget& crop, int64_t first, int64_t count) {
+            kernels.normalize_bytes(normalization, band + first, count, 0, type, work.stream,
+                                    work.place(crop, at, bytes_of(type)));
+        });
+    }
+    if (work.stream) kernels.finish_streams();
+}
+
+// -- antialiased ---------------------------------------------------------------------------------------------------
+
+// One view within a task: some of its bands, from top to bottom.
+struct WindowedView {
+    const ViewTargets* view;
+    std::shared_ptr<const WindowAxis> cols, rows;
+    int64_t band_begin, band_end;
+
+    // Rows of the content that these bands hold, and the source rows that those read.
+    int64_t row_begin(int64_t patch_size) const { return clamp_row(band_begin * patch_size); }
+    int64_t row_end(int64_t patch_size) const { return clamp_row(band_end * patch_size); }
+    int64_t clamp_row(int64_t canvas_row) const {
+        return std::clamp<int64_t>(canvas_row - view->content.top, 0, view->content.height);
+    }
+};
+
+struct WindowedTask {
+    const ImageWork* work;
+    std::vector<WindowedView> views;
+};
+
+// A view's progress: rows come in from the horizontal pass, bands go out.
+class WindowedBands {
+public:
+    void start(const ImageWork& work, const WindowedView& part, const UnitNormalization& normalization) {
+        work_ = &work;
+        part_ = &part;
+        const int64_t begin = part.row_begin(work.patch_size), end = part.row_end(work.patch_size);
+        source_begin_ = begin < end ? part.rows->first[static_cast<size_t>(begin)] : 0;
+        source_end_ = begin < end ? part.rows->end(end - 1) : 0;
+        canvas_row_ = part.band_begin * work.patch_size;
+        const Size canvas = part.view->canvas;
+        row_values_ = 3 * part.view->content.width + 48;  // kernels write whole vectors
+        ring_rows_ = (part.rows->stride + 2 * kLanes - 1) / kLanes * kLanes;
+        ring_.resize(static_cast<size_t>(ring_rows_ * row_values_));
+        window_.resize(static_cast<size_t>(part.rows->stride));
+        line_.resize(static_cast<size_t>(3 * canvas.width));
+        padding_.resize(line_.size());
+        for (size_t i = 0; i < padding_.size(); ++i) {
+            padding_[i] = (0.0F - normalization.mean[i % 3]) / normalization.std[i % 3];
+        }
+        line_ = padding_;
+        band_.resize(static_cast<size_t>(3 * canvas.width * work.patch_size));
+    }
+
+    int64_t source_begin() const { return source_begin_; }
+    int64_t source_end() const { return source_end_; }
+    bool reads(int64_t row) const { return source_begin_ < row + kLanes && row < source_end_; }
+
+    // Where the horizontal pass puts source row y.
+    float* ring_row(int64_t y) { return ring_.data() + y % ring_rows_ * row_values_; }
+
+    // Makes every canvas row whose source rows lie before `available`.
+    void advance(int64_t available, const UnitNormalization& normalization, PixelType type,
+                 const PixelKernels& kernels) {
+        const Box& content = part_->view->content;
+        const int64_t patch_size = work_->patch_size;
+        for (; canvas_row_ < part_->band_end * patch_size; ++canvas_row_) {
+            const int64_t row = canvas_row_ - content.top;
+            if (row >= 0 && row < content.height) {
+                if (part_->rows->end(row) > available) return;
+                const auto index = static_cast<size_t>(row);
+                const int64_t size = part_->rows->size[index];
+                for (int64_t j = 0; j < size; ++j) window_[static_cast<size_t>(j)] = ring_row(part_->rows->first[index] + j);
+                kernels.sum_rows(window_.data(), &part_->rows->weights[index * static_cast<size_t>(part_->rows->stride)],
+                                 size, 3 * content.width, normalization, line_.data() + 3 * content.left);
+                scatter(line_, canvas_row_ % patch_size);
+            } else {
+                scatter(padding_, canvas_row_ % patch_size);
+            }
+            if ((canvas_row_ + 1) % patch_size == 0) emit(canvas_row_ / patch_size, type, kernels);
+        }
+    }
+
+private:
+    void scatter(const std::vector<float>& line, int64_t dy) {
+        const int64_t values = 3 * work_->patch_size;
+        const auto bytes = static_cast<size_t>(values) * sizeof(float);
+        const int64_t patches = part_->view->canvas.width / work_->patch_size;
+        for (int64_t patch = 0; patch < patches; ++patch) {
+            std::memcpy(&band_[static_cast<size_t>(patch * work_->patch_values + dy * values)],
+                        &line[static_cast<size_t>(patch * values)], bytes);
+        }
+    }
+
+    void emit(int64_t band, PixelType type, const PixelKernels& kernels) {
+        for_crops(*work_, *part_->view, band, [&](const CropTarget& crop, int64_t first, int64_t count) {
+            kernels.cast_floats(band_.data() + first, count, type, work_->stream, work_->place(crop, band, bytes_of(type)));
+        });
+    }
+
+    const ImageWork* work_ = nullptr;
+    const WindowedView* part_ = nullptr;
+    int64_t source_begin_ = 0, source_end_ = 0;
+    int64_t canvas_row_ = 0;
+    int64_t row_values_ = 0, ring_rows_ = 0;
+    std::vector<float> ring_, line_, padding_, band_;
+    std::vector<const float*> window_;
+};
+
+struct WindowedScratch {
+    RowReader reader;
+    std::vector<WindowedBands> views;
+    std::vector<float> columns;
+};
+
+// One block of kLanes source rows, horizontally resized for every view that reads it.
+void resize_block(const WindowedTask& task, int64_t first_row, WindowedScratch& scratch, const PixelKernels& kernels) {
+    const Size image = task.work->job.image.size;
+    const uint8_t* rows[kLanes];
+    for (int64_t lane = 0; lane < kLanes; ++lane) rows[lane] = scratch.reader.row(std::min(first_row + lane, image.height - 1));
+
+    struct Part {
+        const WindowAxis* cols;
+        float* rows[kLanes];
+        int64_t next = 0, width = 0;
+    };
+    std::vector<Part> parts;
+    int64_t longest = 0;
+    for (size_t v = 0; v < task.views.size(); ++v) {
+        WindowedBands& bands = scratch.views[v];
+        if (!bands.reads(first_row)) continue;
+        Part part{task.views[v].cols.get(), {}, 0, task.views[v].view->content.width};
+        for (int64_t lane = 0; lane < kLanes; ++lane) part.rows[lane] = bands.ring_row(first_row + lane);
+        longest = std::max(longest, part.cols->stride);
+        parts.push_back(part);
+    }
+
+    // Columns [begin, end) of the source are transposed; those that no window needs any more are dropped.
+    std::vector<float>& columns = scratch.columns;
+    int64_t begin = 0, end = 0;
+    while (end < image.width) {
+        const int64_t next = std::min(end + kChunkPixels, image.width);
+        columns.resize(std::max(columns.size(), static_cast<size_t>((next - begin) * 3 * kLanes)));
+        kernels.transpose_units(rows, 3 * end, 3 * next, columns.data() + (end - begin) * 3 * kLanes);
+        end = next;
+        int64_t needed = end;
+        for (Part& part : parts) {
+            int64_t ready = part.next;
+            while (ready < part.width && part.cols->end(ready) <= end) ++ready;
+            if (end < image.width) ready -= (ready - part.next) % 16;  // whole groups, but for the last one
+            if (ready > part.next) kernels.sum_columns(*part.cols, columns.data(), begin, part.next, ready, part.rows);
+            part.next = ready;
+            if (part.next < part.width) needed = std::min<int64_t>(needed, part.cols->first[static_cast<size_t>(part.next)]);
+        }
+        std::copy(columns.begin() + (needed - begin) * 3 * kLanes, columns.begin() + (end - begin) * 3 * kLanes,
+                  columns.begin());
+        begin = needed;
+    }
+}
+
+void run_windowed(const WindowedTask& task, const UnitNormalization& normalization, PixelType type,
+                  const PixelKernels& kernels) {
+    thread_local WindowedScratch scratch;
+    const ImageWork& work = *task.work;
+    scratch.reader.reset(work.job.image, kLanes, false);
+    scratch.views.resize(task.views.size());
+    int64_t source_begin = work.job.image.size.height, source_end = 0;
+    for (size_t v = 0; v < task.views.size(); ++v) {
+        WindowedBands& bands = scratch.views[v];
+        bands.start(work, task.views[v], normalization);
+        if (bands.source_begin() >= bands.source_end()) continue;
+        source_begin = std::min(source_begin, bands.source_begin());
+        source_end = std::max(source_end, bands.source_end());
+    }
+    for (int64_t row = source_begin / kLanes * kLanes; row < source_end; row += kLanes) {
+        resize_block(task, row, scratch, kernels);
+        for (WindowedBands& bands : scratch.views) bands.advance(row + kLanes, normalization, type, kernels);
+    }
+    // What is left is padding.
+    for (WindowedBands& bands : scratch.views) bands.advance(work.job.image.size.height + kLanes, normalization, type, kernels);
+    if (work.stream) kernels.finish_streams();
+}
+
+std::string text(Size size) { return std::to_string(size.height) + "x" + std::to_string(size.width); }
+
+}  // namespace
+
+// Axis tables take longer to make than a small image to resize. They depend on (in, out) alone, and are kept until
+// there are many.
+struct Preprocessor::Tables {
+    template <typename Table>
+    using Cache = std::map<std::tuple<int64_t, int64_t, int64_t>, std::shared_ptr<const Table>>;
+
+    static constexpr size_t kMost = 256;
+
+    std::mutex mutex;
+    Cache<RowPlan> plans;
+    Cache<TwoTapAxis> axes;
+    Cache<WindowAxis> windows;
+
+    template <typename Table, typename Make>
+    std::shared_ptr<const Table> get(Cache<Table>& cache, int64_t in, int64_t out, int64_t patch, const Make& make) {
+        const auto key = std::make_tuple(in, out, patch);
+        {
+            const std::lock_guard<std::mutex> lock(mutex);
+            const auto found = cache.find(key);
+            if (found != cache.end()) return found->second;
+        }
+        auto table = std::make_shared<const Table>(make());
+        const std::lock_guard<std::mutex> lock(mutex);
+        if (cache.size() >= kMost) cache.clear();
+        cache.emplace(key, table);
+        return table;
+    }
+
+    std::shared_ptr<const RowPlan> plan(int64_t in, int64_t out, int64_t patch_size) {
+        return get(plans, in, out, patch_size, [&] { return row_plan(in, out, patch_size); });
+    }
+    std::shared_ptr<const TwoTapAxis> axis(int64_t in, int64_t out) {
+        return get(axes, in, out, 0, [&] { return two_tap_axis(in, out); });
+    }
+    std::shared_ptr<const WindowAxis> window(int64_t in, int64_t out) {
+        return get(windows, in, out, 0, [&] { return window_axis(in, out); });
+    }
+};
+
+void require_executable(const PixelRule& rule, const Layout& layout) {
+    const auto refuse = [&](const std::string& why) {
+        throw std::invalid_argument("[preprocess] an image of " + text(layout.image) + " px cannot be cut: " + why);
+    };
+    const int64_t patch = layout.crop.patch_size, side = layout.crop.crop_size;
+    if (side % patch != 0) refuse("its crops of " + std::to_string(side) + " px are no whole number of patches");
+    for (const View& view : layout.views()) {
+        if (view.resizes.size() != 1 || view.from_local_canvas) refuse("its layout resizes more than once");
+        if (view.content.height < 1 || view.content.width < 1) {
+            refuse("kept in its ratio it has a side of 0 px on a canvas of " + text(view.canvas));
+        }
+        const bool fills = view.content.height == view.canvas.height && view.content.width == view.canvas.width;
+        if (rule.resize != Resize::kBilinearAntialias && !fills) refuse("rounded pixels have no padding");
+        if (view.canvas.height % patch != 0 || view.canvas.width % patch != 0) refuse("its canvas is no whole number of patches");
+        for (const Box& crop : view.crops) {
+            if (crop.height != side || crop.width != side || crop.top % patch != 0 || crop.left % patch != 0) {
+                refuse("its crops do not lie on patches");
+            }
+        }
+    }
+}
+
+Preprocessor::Preprocessor(const PixelRule& rule, PixelType type)
+    : rule_(rule),
+      type_(type),
+      byte_normalization_(byte_normalization(rule.mean, rule.std)),
+      unit_normalization_{rule.mean, rule.std},
+      tables_(std::make_shared<Tables>()) {}
+
+void Preprocessor::run(const std::vector<ImageJob>& jobs, int num_threads, Isa isa) const {
+    const PixelKernels& kernels = pixel_kernels(isa);
+    // With many images each is one task; with few, an image is cut in more tasks than threads to even them out.
+    const auto num_jobs = static_cast<int64_t>(jobs.size());
+    const int64_t parts = num_threads <= 1 || num_jobs >= 4 * num_threads ? 1 : num_threads;
+
+    std::vector<ImageWork> works;
+    works.reserve(jobs.size());
+    std::vector<RoundedTask> rounded;
+    std::vector<WindowedTask> windowed;
+    for (const ImageJob& job : jobs) {
+        require_executable(rule_, *job.layout);
+        const CropRule& crop = job.layout->crop;
+        ImageWork work{job, targets_of(*job.layout), crop.patch_size, crop.crop_patches(), 3 * crop.patch_size * crop.patch_size, false};
+        const int64_t values = job.layout->num_crops * work.crop_patches * work.crop_patches * work.patch_values;
+        work.stream = values * bytes_of(type_) >= kStreamBytes;
+        works.push_back(std::move(work));
+        const ImageWork& kept = works.back();
+        const Size image = job.image.size;
+        if (rule_.resize == Resize::kBilinearAntialias) {
+            for (int64_t part = 0; part < parts; ++part) {
+                WindowedTask task{&kept, {}};
+                for (const ViewTargets& view : kept.views) {
+                    const int64_t bands = view.bands(kept.patch_size);
+                    task.views.push_back({&view, tables_->window(image.width, view.content.width),
+                                          tables_->window(image.height, view.content.height), bands * part / parts,
+                                          bands * (part + 1) / parts});
+                }
+                windowed.push_back(std::move(task));
+            }
+        } else {
+            for (const ViewTargets& view : kept.views) {
+                const int64_t bands = view.bands(kept.patch_size);
+                const int64_t strips = parts == 1 ? 1 : std::min(bands, 4 * parts);
+                for (int64_t strip = 0; strip < strips; ++strip) {
+                    rounded.push_back({&kept, &view, tables_->plan(image.width, view.canvas.width, kept.patch_size),
+                                       tables_->axis(image.height, view.canvas.height), bands * strip / strips,
+                                       bands * (strip + 1) / strips});
+                }
+            }
+        }
+    }
+    const bool chained = rule_.resize == Resize::kBilinearRoundedChained;
+    parallel_for(static_cast<int64_t>(rounded.size()), num_threads, [&](int64_t i) {
+        run_rounded(rounded[static_cast<size_t>(i)], chained, byte_normalization_, type_, kernels);
+    });
+    parallel_for(static_cast<int64_t>(windowed.size()), num_threads, [&](int64_t i) {
+        run_windowed(windowed[static_cast<size_t>(i)], unit_normalization_, type_, kernels);
+    });
+}
+
+}  // namespace maxcrops

@@ -1,0 +1,328 @@
+"""The public face of preprocessing: images in, the model's own arrays out."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+
+from maxcrops import _core
+from maxcrops._arguments import require_arguments, require_threads
+from maxcrops.exceptions import MaxCropsError, UnsupportedError
+from maxcrops.preprocess import _packing, _reference
+from maxcrops.preprocess._inputs import Pixels, read_pixels
+from maxcrops.specs import Spec
+
+DType: TypeAlias = Literal["float32", "bfloat16", "float16"]
+Backend: TypeAlias = Literal["auto", "cpu", "reference"]
+Tensors: TypeAlias = Literal["np", "pt"]
+
+_DTYPES = ("float32", "bfloat16", "float16")
+_BACKENDS = ("auto", "cpu", "reference")
+_KEPT_BYTES = 256 << 20
+
+
+@dataclass(frozen=True)
+class ImageFailure:
+    """An image that was left out."""
+
+    index: int
+    """Its place among the images given."""
+    reason: str
+
+
+class Batch(dict[str, Any]):
+    """The arrays of a batch by the model's own names, and the images that are not in it."""
+
+    failures: tuple[ImageFailure, ...] = ()
+
+    def __repr__(self) -> str:
+        arrays = ", ".join(f"{key}: {tuple(value.shape)} {value.dtype}" for key, value in self.items())
+        left_out = f"; {len(self.failures)} images left out" if self.failures else ""
+        return f"Batch({arrays}{left_out})"
+
+
+class Preprocessor:
+    """Makes what a model's own image processor makes, without the GIL and in one pass.
+
+    The crops of all images, in the order of the images, and the index tensors that the model wants with them:
+
+    ``pack="token_pooling"`` (Molmo2)
+        ``pixel_values`` [crops, patches, 3 * patch_size^2]; ``image_token_pooling`` int32 [features, pooled patches],
+        the patches of the batch that each feature pools, -1 for none; ``image_grids`` int64 [images, 4], (rows, cols)
+        of features of the global crop and of the local ones; ``image_num_crops`` int64 [images].
+    ``pack="feature_positions"`` (Molmo)
+        ``images`` [crops, patches, 3 * patch_size^2]; ``image_input_idx`` int32 [crops, features a crop], the place of
+        each feature among the image tokens, -100 where a neighbour has it; ``image_masks`` float32 [crops, patches],
+        the share of a patch that is image, with the global crop's row of -1 last, as the original has it;
+        ``image_tokens`` int32 [tokens]. Several images are placed as if their tokens followed each other.
+
+    A Preprocessor may be shared by threads, copied, pickled, and used in the children of a fork.
+
+    Memory: beyond the output, a thread holds one band of patches of the canvas (bytes where pixels are rounded, floats
+    where not) and a few source rows: two, or, with antialias, as many as the longest window of the vertical pass and
+    16, horizontally resized. These buffers are kept by the thread. Outputs that are not given come from a pool that
+    keeps up to 256 MB for reuse once nothing refers to them.
+
+    Args:
+        spec: from ``get_spec`` or ``load_spec``; a family with a pixel rule.
+        dtype: of the crops: "float32", or "bfloat16" or "float16" rounded from it, ties to even. NumPy has no bfloat16:
+            it needs the package ml_dtypes, or torch tensors.
+        backend: "cpu"; "reference", slow and in NumPy alone; or "auto", the fastest that runs here.
+        num_threads: threads over crops and images; the bytes are the same for any number. None: the CPUs this process
+            may use, but one inside a worker of a torch DataLoader.
+        max_crops: sets the model's own knob, whatever its name, in local crops; the spec's setting where None.
+        token_ids: ids of the "patch", "col", "start" and "end" tokens in ``image_tokens``; 0, 1, 2, 3 where None.
+
+    Raises:
+        TypeError, ValueError: an argument of the wrong type or range.
+        UnsupportedError: a family whose pixels are not made yet.
+
+    >>> import numpy as np
+    >>> from maxcrops import get_spec
+    >>> batch = Preprocessor(get_spec("molmo2"), num_threads=2)(np.zeros((480, 640, 3), np.uint8))
+    >>> {key: array.shape for key, array in batch.items()}  # doctest: +NORMALIZE_WHITESPACE
+    {'pixel_values': (7, 729, 588), 'image_token_pooling': (949, 4), 'image_grids': (1, 4), 'image_num_crops': (1,)}
+    """
+
+    def __init__(
+        self,
+        spec: Spec,
+        *,
+        dtype: DType = "float32",
+        backend: Backend = "auto",
+        num_threads: int | None = None,
+        max_crops: int | None = None,
+        token_ids: Mapping[str, int] | None = None,
+    ) -> None:
+        require_arguments("preprocess", spec, max_crops=max_crops)
+        if spec.pixels is None:
+            raise UnsupportedError(
+                f"[preprocess] the pixels of {spec.family} are not made yet; Molmo's and Molmo2's are"
+            )
+        if dtype not in _DTYPES:
+            raise ValueError(f"[preprocess] dtype must be one of {', '.join(_DTYPES)}, got {dtype!r}")
+        if backend not in _BACKENDS:
+            raise ValueError(f"[preprocess] backend must be one of {', '.join(_BACKENDS)}, got {backend!r}")
+        if num_threads is not None:
+            require_threads("preprocess", num_threads)
+        self.spec = spec
+        self.dtype = dtype
+        self.backend = "cpu" if backend == "auto" else backend
+        self.num_threads = num_threads
+        self.max_crops = max_crops
+        self.token_ids = _checked_ids(token_ids)
+        self._native  # noqa: B018  # validates: ValueError that names the field
+        _core.layout(spec._core, 1, 1, max_crops)
+
+    def __call__(
+        self,
+        images: object,
+        *,
+        out: Any = None,
+        return_tensors: Tensors | None = None,
+        errors: Literal["raise", "skip"] = "raise",
+        input_data_format: str | None = None,
+    ) -> Batch:
+        """The arrays of one image or of a list of them.
+
+        Args:
+            images: one image or a list: uint8 arrays (NumPy [height, width, 3] of any strides, torch [3, height, width]
+                or [height, width, 3]), PIL images of any mode, paths, bytes of image files; see ``read_pixels``.
+            out: where the crops are written: a C-contiguous array or tensor of exactly [crops, patches, values], in the
+                dtype (or uint16, as the bits of a 16-bit one); the slice of a larger one, pinned or shared memory. It
+                must not overlap an image. ``output_shape`` tells the shape.
+            return_tensors: "np" or "pt"; None gives tensors if any image is one (or if `out` is), arrays otherwise.
+            errors: "raise" at the first image that cannot be used; "skip" leaves those out of the batch and lists them
+                in ``Batch.failures``.
+            input_data_format: "channels_first" or "channels_last" where shapes do not tell.
+
+        Raises:
+            TypeError, ValueError: something that is no image, or an `out` that does not fit; before any work.
+            ImageReadError: a file that cannot be read.
+        """
+        if errors not in ("raise", "skip"):
+            raise ValueError(f"[preprocess] errors must be 'raise' or 'skip', got {errors!r}")
+        if return_tensors not in (None, "np", "pt"):
+            raise ValueError(f"[preprocess] return_tensors must be 'np', 'pt' or None, got {return_tensors!r}")
+        pixels: list[Pixels] = []
+        layouts: list[_core.Layout] = []
+        failures: list[ImageFailure] = []
+        for index, image in enumerate(_as_list(images)):
+            try:
+                read = read_pixels(image, input_data_format=input_data_format)
+                layout = self._layout(*read.array.shape[:2])
+            except (MaxCropsError, ValueError, TypeError) as error:
+                if errors == "raise":
+                    raise
+                failures.append(ImageFailure(index, str(error)))
+            else:
+                pixels.append(read)
+                layouts.append(layout)
+        tensors = return_tensors or ("pt" if _is_tensor(out) or any(read.is_torch for read in pixels) else "np")
+        crops = self._output(out, layouts, pixels, tensors)
+        self._write([read.array for read in pixels], layouts, crops)
+        batch = Batch({_packing.pixel_key(self.spec): self._typed(crops, tensors) if out is None else out})
+        for key, array in _packing.index_arrays(self.spec, layouts, self.token_ids).items():
+            batch[key] = _to_torch(array) if tensors == "pt" else array
+        batch.failures = tuple(failures)
+        return batch
+
+    def output_shape(self, sizes: Sequence[tuple[int, int]]) -> tuple[int, int, int]:
+        """[crops, patches, values] of images of these (height, width): the shape that `out` must have."""
+        crops = sum(self._layout(height, width).num_crops for height, width in sizes)
+        return (crops, (self.spec.crop_size // self.spec.patch_size) ** 2, 3 * self.spec.patch_size**2)
+
+    def __repr__(self) -> str:
+        return f"Preprocessor({self.spec.key!r}, dtype={self.dtype!r}, backend={self.backend!r})"
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name not in ("_native", "_pool")}
+
+    # -- steps ---------------------------------------------------------------------------------------------------
+
+    @cached_property
+    def _native(self) -> _core.Preprocessor:
+        spec = self.spec
+        rule = _core.PixelRule(_core.Resize[spec.resize.upper()], spec.image_mean, spec.image_std)
+        return _core.Preprocessor(rule, _core.PixelType[self.dtype.upper()])
+
+    @cached_property
+    def _pool(self) -> _core.BufferPool:
+        return _core.BufferPool(_KEPT_BYTES)
+
+    def _layout(self, height: int, width: int) -> _core.Layout:
+        layout = _core.layout(self.spec._core, height, width, self.max_crops)
+        self._native.require_executable(layout)
+        return layout
+
+    def _output(
+        self, out: Any, layouts: list[_core.Layout], pixels: list[Pixels], tensors: Tensors
+    ) -> npt.NDArray[Any]:
+        """[crops, patches, values] as float32, or as the uint16 bits of a 16-bit type."""
+        crops = sum(layout.num_crops for layout in layouts)
+        shape = (crops, (self.spec.crop_size // self.spec.patch_size) ** 2, 3 * self.spec.patch_size**2)
+        storage = np.dtype(np.float32 if self.dtype == "float32" else np.uint16)
+        if out is None:
+            if tensors == "np" and self.dtype == "bfloat16":
+                _bfloat16()  # before any work
+            num_bytes = shape[0] * shape[1] * shape[2] * storage.itemsize
+            fresh: npt.NDArray[Any] = self._pool.empty(num_bytes).view(storage).reshape(shape)
+            return fresh
+        array = self._bits_of(out, tensors)
+        if array.shape != shape:
+            raise ValueError(f"[preprocess] out must have shape {list(shape)}, got {list(array.shape)}")
+        if not array.flags.c_contiguous or not array.flags.writeable:
+            raise ValueError("[preprocess] out must be C-contiguous and writable")
+        for index, read in enumerate(pixels):
+            if np.may_share_memory(array, read.array):
+                raise ValueError(f"[preprocess] out must not overlap image {index} in memory")
+        return array
+
+    def _bits_of(self, out: Any, tensors: Tensors) -> npt.NDArray[Any]:
+        """The memory of an output that was given."""
+        if _is_tensor(out):
+            torch = sys.modules["torch"]
+            if tensors == "np":
+                raise TypeError("[preprocess] out must be a NumPy array where return_tensors is 'np', got a tensor")
+            if out.device.type != "cpu":
+                raise ValueError(f"[preprocess] out must be on the CPU, got {out.device}")
+            wanted = getattr(torch, self.dtype)
+            if out.dtype not in (wanted, *([torch.uint16] if self.dtype != "float32" else [])):
+                raise TypeError(f"[preprocess] out must be {self.dtype}, got {out.dtype}")
+            bits = out.detach() if self.dtype == "float32" else out.detach().view(torch.uint16)
+            return np.asarray(bits.numpy())
+        if not isinstance(out, np.ndarray):
+            raise TypeError(f"[preprocess] out must be a NumPy array or a torch tensor, got {type(out).__name__}")
+        if tensors == "pt":
+            raise TypeError("[preprocess] out must be a torch tensor where the result is tensors, got a NumPy array")
+        if str(out.dtype) not in (self.dtype, *(["uint16"] if self.dtype != "float32" else [])):
+            raise TypeError(f"[preprocess] out must be {self.dtype}, got {out.dtype}")
+        return out if self.dtype == "float32" else out.view(np.uint16)
+
+    def _write(self, images: list[npt.NDArray[np.uint8]], layouts: list[_core.Layout], out: npt.NDArray[Any]) -> None:
+        if self.backend == "cpu":
+            self._native.run(images, layouts, out, _threads(self.num_threads))
+            return
+        assert self.spec.pixels is not None
+        crop = 0
+        for image, layout in zip(images, layouts, strict=True):
+            crops = _reference.crops_of(self.spec.pixels, layout, image)
+            out[crop : crop + layout.num_crops] = _rounded(crops, self.dtype)
+            crop += layout.num_crops
+
+    def _typed(self, crops: npt.NDArray[Any], tensors: Tensors) -> Any:
+        """The crops in their dtype."""
+        if tensors == "pt":
+            import torch
+
+            tensor = torch.from_numpy(crops)
+            return tensor if self.dtype == "float32" else tensor.view(getattr(torch, self.dtype))
+        if self.dtype == "bfloat16":
+            return crops.view(_bfloat16())
+        return crops.view(np.float16) if self.dtype == "float16" else crops
+
+
+def _as_list(images: object) -> Sequence[object]:
+    if isinstance(images, (list, tuple)):
+        return images
+    if getattr(images, "ndim", 0) == 4:  # a batch array or tensor
+        return list(images)  # type: ignore[call-overload, no-any-return]
+    return [images]
+
+
+def _checked_ids(token_ids: Mapping[str, int] | None) -> tuple[int, ...]:
+    if token_ids is None:
+        return tuple(range(len(_packing.KINDS)))
+    if set(token_ids) != set(_packing.KINDS):
+        raise ValueError(
+            f"[preprocess] token_ids must have the keys {', '.join(_packing.KINDS)}, got {sorted(token_ids)}"
+        )
+    return tuple(int(token_ids[kind]) for kind in _packing.KINDS)
+
+
+def _threads(num_threads: int | None) -> int:
+    if num_threads is not None:
+        return num_threads
+    data = sys.modules.get("torch.utils.data")
+    if data is not None and data.get_worker_info() is not None:
+        return 1
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _is_tensor(value: object) -> bool:
+    torch = sys.modules.get("torch")  # without it nobody can have given a tensor
+    return torch is not None and isinstance(value, torch.Tensor)
+
+
+def _to_torch(array: npt.NDArray[Any]) -> Any:
+    import torch
+
+    return torch.from_numpy(array)
+
+
+def _bfloat16() -> np.dtype[Any]:
+    try:
+        import ml_dtypes
+    except ImportError:
+        raise UnsupportedError(
+            "[preprocess] NumPy has no bfloat16; install ml_dtypes, give torch images, or ask for return_tensors='pt'"
+        ) from None
+    bfloat16: np.dtype[Any] = np.dtype(ml_dtypes.bfloat16)
+    return bfloat16
+
+
+def _rounded(values: npt.NDArray[np.float32], dtype: str) -> npt.NDArray[Any]:
+    """float32 as it is, or the uint16 bits of a 16-bit type, ties to even."""
+    if dtype == "float32":
+        return values
+    if dtype == "float16":
+        return values.astype(np.float16).view(np.uint16)
+    bits = values.view(np.uint32)
+    return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
