@@ -4,7 +4,7 @@
     +-- UnknownSpecError (KeyError)        no model of that name, or no known model in that folder
     +-- ConfigError (ValueError)           a model folder whose files contradict themselves or the family
     +-- BudgetTooSmallError (ValueError)   not even the smallest max_crops fits
-    +-- ImageReadError (OSError)           a file whose header gives no size
+    +-- ImageReadError (OSError)           a file that is missing, broken, or gives no size
     +-- UnsupportedError (ValueError)      a processor, setting or image that cannot be accelerated
 
 Arguments that are wrong by themselves (a size of 0, an array of floats) raise plain ValueError or TypeError.
@@ -33,7 +33,7 @@ class BudgetTooSmallError(MaxCropsError, ValueError):
 
 
 class ImageReadError(MaxCropsError, OSError):
-    """An image file whose header gives no size."""
+    """An image file that is missing or broken, or whose header gives no size."""
 
 
 class UnsupportedError(MaxCropsError, ValueError):

@@ -77,7 +77,7 @@ def read_size(path: str | PathLike[str], *, verify: bool = False) -> tuple[int, 
             if verify:
                 image.load()
     except Exception as error:  # decoders raise whatever they like on broken bytes
-        raise ImageReadError(f"[read_size] {path}: {_reason(error)}") from error
+        raise ImageReadError(f"[read_size] {path}: {reason_of(error)}") from error
     if width < 1 or height < 1:
         raise ImageReadError(f"[read_size] {path}: the header says {height} x {width} pixels")
     return (width, height) if sideways else (height, width)
@@ -179,7 +179,8 @@ def _has_late_metadata(image: PngImagePlugin.PngImageFile) -> bool:
         file.seek(position)
 
 
-def _reason(error: Exception) -> str:
+def reason_of(error: Exception) -> str:
+    """Why an image could not be read, in a few words."""
     if isinstance(error, FileNotFoundError):
         return "no such file"
     if isinstance(error, PermissionError):

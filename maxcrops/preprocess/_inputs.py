@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import ExifTags, Image
 
-from maxcrops.data.image_sizes import _reason
+from maxcrops.data.image_sizes import reason_of
 from maxcrops.exceptions import ImageReadError
 from maxcrops.preprocess import _pillow_memory
 
@@ -271,7 +271,7 @@ def _read_file(file: str | PathLike[str] | BytesIO, name: str) -> npt.NDArray[np
 
 
 def _unreadable(name: object, error: Exception) -> ImageReadError:
-    reason = _reason(error)
+    reason = reason_of(error)
     if isinstance(error, (Image.DecompressionBombError, Image.DecompressionBombWarning)):
         reason += "; if you trust it, set PIL.Image.MAX_IMAGE_PIXELS higher"
     return ImageReadError(f"[preprocess] image must be readable, got {name}: {reason}")

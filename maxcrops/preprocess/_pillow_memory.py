@@ -79,8 +79,8 @@ def view(image: Image.Image) -> npt.NDArray[np.uint8]:
 def _exported(image: Image.Image) -> npt.NDArray[np.uint8] | None:
     """Memory of the image, or of a copy in one block, as uint8 [height, width, 4] or [height, width]; None where
     Pillow cannot show it."""
-    # Memory that Pillow itself has borrowed from a mapped file or a buffer belongs to no block. With an alignment above
-    # 1 rows have gaps, which the export does not tell.
+    # Pillow up to 12 crashes where it has itself borrowed the memory, from a mapped file or a buffer, and forgets the
+    # gaps between rows that an alignment above 1 leaves.
     if not _EXPORTS or image.readonly or _imaging.get_alignment() != 1:
         return None
     memory = image.im

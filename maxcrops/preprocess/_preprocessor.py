@@ -88,7 +88,7 @@ class Preprocessor:
     >>> from maxcrops import get_spec
     >>> batch = Preprocessor(get_spec("molmo2"), num_threads=2)(np.zeros((480, 640, 3), np.uint8))
     >>> {key: array.shape for key, array in batch.items()}  # doctest: +NORMALIZE_WHITESPACE
-    {'pixel_values': (7, 729, 588), 'image_token_pooling': (949, 4), 'image_grids': (1, 4), 'image_num_crops': (1,)}
+    {'pixel_values': (5, 729, 588), 'image_token_pooling': (725, 4), 'image_grids': (1, 4), 'image_num_crops': (1,)}
     """
 
     def __init__(
@@ -118,6 +118,7 @@ class Preprocessor:
         self.num_threads = num_threads
         self.max_crops = max_crops
         self.token_ids = _checked_ids(token_ids)
+        self._process = os.getpid()
         self._native  # noqa: B018  # validates: ValueError that names the field
         _core.layout(spec._core, 1, 1, max_crops)
 
@@ -151,6 +152,12 @@ class Preprocessor:
             raise ValueError(f"[preprocess] errors must be 'raise' or 'skip', got {errors!r}")
         if return_tensors not in (None, "np", "pt"):
             raise ValueError(f"[preprocess] return_tensors must be 'np', 'pt' or None, got {return_tensors!r}")
+        if input_data_format not in (None, "channels_first", "channels_last"):
+            raise ValueError(
+                "[preprocess] input_data_format must be 'channels_first', 'channels_last' or None, got"
+                f" {input_data_format!r}"
+            )
+        self._leave_locks_to_the_parent()
         pixels: list[Pixels] = []
         layouts: list[_core.Layout] = []
         failures: list[ImageFailure] = []
@@ -176,7 +183,10 @@ class Preprocessor:
 
     def output_shape(self, sizes: Sequence[tuple[int, int]]) -> tuple[int, int, int]:
         """[crops, patches, values] of images of these (height, width): the shape that `out` must have."""
-        crops = sum(self._layout(height, width).num_crops for height, width in sizes)
+        crops = 0
+        for height, width in sizes:
+            require_arguments("preprocess", self.spec, height=height, width=width)
+            crops += self._layout(height, width).num_crops
         return (crops, (self.spec.crop_size // self.spec.patch_size) ** 2, 3 * self.spec.patch_size**2)
 
     def __repr__(self) -> str:
@@ -196,6 +206,13 @@ class Preprocessor:
     @cached_property
     def _pool(self) -> _core.BufferPool:
         return _core.BufferPool(_KEPT_BYTES)
+
+    def _leave_locks_to_the_parent(self) -> None:
+        """In the child of a fork: another thread of the parent's may have held a lock, and is not here to let go."""
+        if self._process != os.getpid():
+            for name in ("_native", "_pool"):
+                self.__dict__.pop(name, None)
+            self._process = os.getpid()
 
     def _layout(self, height: int, width: int) -> _core.Layout:
         layout = _core.layout(self.spec._core, height, width, self.max_crops)
@@ -284,6 +301,11 @@ def _checked_ids(token_ids: Mapping[str, int] | None) -> tuple[int, ...]:
         raise ValueError(
             f"[preprocess] token_ids must have the keys {', '.join(_packing.KINDS)}, got {sorted(token_ids)}"
         )
+    for kind, value in token_ids.items():
+        if isinstance(value, bool) or not hasattr(value, "__index__"):
+            raise TypeError(f"[preprocess] token_ids[{kind!r}] must be an integer, got {value!r}")
+        if not -(2**31) <= int(value.__index__()) < 2**31:
+            raise ValueError(f"[preprocess] token_ids[{kind!r}] must fit in int32, got {value}")
     return tuple(int(token_ids[kind]) for kind in _packing.KINDS)
 
 

@@ -1,6 +1,8 @@
 #include "index_tensors.h"
 
 #include <algorithm>
+#include <stdexcept>
+#include <string>
 #include <vector>
 
 #include "counts.h"
@@ -38,6 +40,21 @@ std::vector<OwnFeatures> own_features(const CropRule& crop, int64_t num_crops, i
         position += count;
     }
     return result;
+}
+
+// Callers own memory for the tokens that the layout counts: a spec that counts others would be written past its end.
+void require_counted_tokens(const Spec& spec, const Layout& layout) {
+    const FeatureGrids features = feature_grids(spec, layout);
+    const auto tokens = [](bool exists, Grid grid, int64_t col_tokens) {
+        return exists ? 2 + grid.rows * (grid.cols + col_tokens) : 0;
+    };
+    const int64_t written = tokens(layout.has_global, features.global, spec.tokens.low_res_col_tokens) +
+                            tokens(layout.grid.count() > 0, features.local, spec.tokens.col_tokens);
+    if (written == layout.sequence_tokens) return;
+    throw std::invalid_argument("[preprocess] spec " + spec.name + " counts " + std::to_string(layout.sequence_tokens) +
+                                " tokens for an image; whole maps of features between a start and an end token are " +
+                                std::to_string(written) + ": start_end_tokens and low_res_start_end_tokens must be 2, and "
+                                "no other tokens may be added or dropped");
 }
 
 }  // namespace
@@ -90,6 +107,7 @@ void token_pooling(const Spec& spec, const Layout& layout, int32_t first_patch, 
 }
 
 void feature_positions(const Spec& spec, const Layout& layout, int32_t first_token, int32_t unused, int32_t* out) {
+    require_counted_tokens(spec, layout);
     const CropRule& crop = spec.crop;
     const FeatureGrids features = feature_grids(spec, layout);
     int64_t token = first_token;
@@ -143,6 +161,7 @@ void patch_masks(const Layout& layout, float* out) {
 }
 
 void image_tokens(const Spec& spec, const Layout& layout, const int32_t ids[4], int32_t* out) {
+    require_counted_tokens(spec, layout);
     const auto id = [&](TokenKind kind) { return ids[static_cast<size_t>(kind)]; };
     const auto write = [&](Grid features, int64_t col_tokens) {
         *out++ = id(TokenKind::kStart);

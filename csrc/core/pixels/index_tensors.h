@@ -25,7 +25,8 @@ FeatureGrids feature_grids(const Spec& spec, const Layout& layout);
 void token_pooling(const Spec& spec, const Layout& layout, int32_t first_patch, int32_t* out);
 
 // out[num_crops, features a crop]: the position of each crop's pooled features in the image's tokens, plus
-// `first_token`; `unused` for features that a neighbour has.
+// `first_token`; `unused` for features that a neighbour has. Throws std::invalid_argument, as
+// image_tokens does, unless the layout's tokens are those that image_tokens writes.
 void feature_positions(const Spec& spec, const Layout& layout, int32_t first_token, int32_t unused, int32_t* out);
 
 // out[num_crops, patches a crop]: the share of each patch of the local crops that is not padding; then, for the global

@@ -27,6 +27,14 @@ ByteNormalization byte_normalization(const std::array<float, 3>& mean, const std
             result.by_arithmetic &= divide(difference, result.reciprocal[channel]) == result.table[channel][u];
         }
     }
+    result.same_channels = result.table[0] == result.table[1] && result.table[1] == result.table[2];
+    for (size_t u = 0; u < 256; ++u) {
+        const uint16_t bfloat = to_bfloat16(result.table[0][u]), half = to_float16(result.table[0][u]);
+        result.bfloat16_bytes[0][u] = static_cast<uint8_t>(bfloat);
+        result.bfloat16_bytes[1][u] = static_cast<uint8_t>(bfloat >> 8);
+        result.float16_bytes[0][u] = static_cast<uint8_t>(half);
+        result.float16_bytes[1][u] = static_cast<uint8_t>(half >> 8);
+    }
     return result;
 }
 

@@ -22,6 +22,11 @@ struct ByteNormalization {
     std::array<float, 3> offset;
     std::array<Reciprocal, 3> reciprocal;
     bool by_arithmetic = false;  // whether divide(u - offset, reciprocal) equals the table everywhere
+    bool same_channels = false;  // whether the three tables are one
+
+    // The table as 16-bit floats of the first channel: low bytes, then high bytes.
+    std::array<std::array<uint8_t, 256>, 2> bfloat16_bytes;
+    std::array<std::array<uint8_t, 256>, 2> float16_bytes;
 };
 
 ByteNormalization byte_normalization(const std::array<float, 3>& mean, const std::array<float, 3>& std);

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "aligned_vector.h"
 #include "cpu_features.h"
 #include "normalization.h"
 #include "resample.h"
@@ -16,16 +17,20 @@ enum class PixelType { kFloat32, kBFloat16, kFloat16 };
 constexpr int64_t bytes_of(PixelType type) { return type == PixelType::kFloat32 ? 4 : 2; }
 
 // Kernels may read this many bytes behind the last byte of a row.
-constexpr int64_t kRowSlack = 128;
+constexpr int64_t kRowSlack = 256;
 
 // Source rows that a vector of the antialiased horizontal pass spans.
 constexpr int64_t kLanes = 16;
+
+// 16 pixels of 3 channels in kLanes rows.
+constexpr int64_t kSumFloats = 48 * kLanes;
 
 // Horizontal taps of a row of `patches * patch_size` pixels, cut in pieces of at most 16 pixels that lie in one patch.
 // 16 neighbours of a piece's 3 * pixels values form a vector; the last vector of a piece ends with the piece, so that
 // vectors may overlap and none is ragged.
 struct RowPlan {
     TwoTapAxis axis;
+    std::vector<int32_t> offset;  // of the first tap's pixel in its row, bytes
     int64_t patch_size = 0;
     int64_t piece_size = 0;    // pixels; the last piece of a patch may have fewer
     bool reads_end = false;    // whether a second tap lies behind the row's last pixel
@@ -40,11 +45,11 @@ struct RowPlan {
     };
     std::vector<Piece> pieces;
     // Per piece: 48 lanes, and the bytes they read, relative to the base.
-    std::vector<float> weights;       // [pieces, 48] of the second tap
-    std::vector<uint8_t> first_byte;  // [pieces, 64]
-    std::vector<uint8_t> second_byte;
-    bool staged = false;  // pieces span more than 128 bytes: both taps of each pixel are copied together first
-    bool one_load = false;  // pieces span at most 64 bytes
+    AlignedVector<float> weights;       // [pieces, 48] of the second tap
+    AlignedVector<uint8_t> first_byte;  // [pieces, 64]
+    AlignedVector<uint8_t> second_byte;
+    int64_t span = 0;     // most bytes that a piece reads
+    bool staged = false;  // they are more than 256: both taps of each pixel are copied together first
 
     int64_t width() const { return static_cast<int64_t>(axis.first.size()); }
 };
@@ -86,11 +91,12 @@ struct PixelKernels {
     // u / 255 of bytes [begin, end) of kLanes rows: out[(byte - begin) * kLanes + row].
     void (*transpose_units)(const uint8_t* const* rows, int64_t begin, int64_t end, float* out);
 
-    // Windows of such columns. Output pixel x of lane r, channel c: the first product, then products added in groups
-    // of four, then fused for the rest, as torch's compiler ordered it. Writes rows[r][3 * x + c], begin <= x < end.
-    // `columns` starts at source pixel `origin`.
+    // Windows of such columns, output pixels [begin, end). Lane r, channel c: the first product, then products added in
+    // groups of four, then fused for the rest, as torch's compiler ordered it. Goes to rows[r][3 * x + c] when 16 pixels
+    // are together, or the last ones; `sums` (kSumFloats) keeps them until then. `columns` starts at source pixel
+    // `origin`.
     void (*sum_columns)(const WindowAxis& axis, const float* columns, int64_t origin, int64_t begin, int64_t end,
-                        float* const* rows);
+                        float* sums, float* const* rows);
 
     // The same sum over rows, then clipped to 0..1 and normalised: `count` values, the first of them red.
     void (*sum_rows)(const float* const* rows, const float* weights, int64_t num_rows, int64_t count,

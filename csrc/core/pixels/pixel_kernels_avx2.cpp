@@ -25,18 +25,25 @@ struct Taps {  // of two pixels
     __m256 first, second;
 };
 
-Taps taps_of(const uint8_t* row, const int32_t* first) {
-    __m128i pair = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(row + 3 * static_cast<int64_t>(first[0])));
-    pair = _mm_castps_si128(_mm_loadh_pi(_mm_castsi128_ps(pair), reinterpret_cast<const __m64*>(row + 3 * static_cast<int64_t>(first[1]))));
-    // first taps of both pixels, then second taps; the fourth lane of each is zero
-    const __m128i apart = _mm_shuffle_epi8(pair, _mm_setr_epi8(0, 1, 2, -1, 8, 9, 10, -1, 3, 4, 5, -1, 11, 12, 13, -1));
-    return {_mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(apart)),
-            _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_srli_si128(apart, 8)))};
+// Each half of a vector reads one pixel's six bytes and spreads three of them over its lanes.
+Taps taps_of(const uint8_t* row, const int32_t* offset) {
+    const auto pixel = [&](int i) { return _mm_loadu_si128(reinterpret_cast<const __m128i*>(row + offset[i])); };
+    const __m256i pair = _mm256_inserti128_si256(_mm256_castsi128_si256(pixel(0)), pixel(1), 1);
+    const __m256i near = _mm256_broadcastsi128_si256(_mm_setr_epi8(0, -1, -1, -1, 1, -1, -1, -1, 2, -1, -1, -1, -1, -1, -1, -1));
+    const __m256i far = _mm256_broadcastsi128_si256(_mm_setr_epi8(3, -1, -1, -1, 4, -1, -1, -1, 5, -1, -1, -1, -1, -1, -1, -1));
+    return {_mm256_cvtepi32_ps(_mm256_shuffle_epi8(pair, near)), _mm256_cvtepi32_ps(_mm256_shuffle_epi8(pair, far))};
 }
 
-__m256 weights_of(const float* weight) {
-    return _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_broadcast_ss(weight)), _mm_broadcast_ss(weight + 1), 1);
-}
+// Weights of four pixels, one a lane for each pixel's four.
+struct Weights {
+    __m256 low, high;
+
+    explicit Weights(const float* weight) {
+        const __m256 four = _mm256_broadcast_ps(reinterpret_cast<const __m128*>(weight));
+        low = _mm256_permutevar8x32_ps(four, _mm256_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1));
+        high = _mm256_permutevar8x32_ps(four, _mm256_setr_epi32(2, 2, 2, 2, 3, 3, 3, 3));
+    }
+};
 
 __m256 blend(__m256 first, __m256 second, __m256 weight) {
     return _mm256_fmadd_ps(first, _mm256_sub_ps(_mm256_set1_ps(1.0F), weight), _mm256_mul_ps(second, weight));
@@ -44,11 +51,9 @@ __m256 blend(__m256 first, __m256 second, __m256 weight) {
 
 __m256 blend(const Taps& taps, __m256 weight) { return blend(taps.first, taps.second, weight); }
 
-// Four pixels as 12 bytes. `room` is how many bytes may be written.
+// Four pixels as 12 bytes, rounded half to even (the mode that floating point starts in) and saturated.
 void store_group(__m256 low, __m256 high, bool room_for_16, uint8_t* to) {
-    constexpr int kNearest = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
-    const __m256i words = _mm256_packus_epi32(_mm256_cvtps_epi32(_mm256_round_ps(low, kNearest)),
-                                              _mm256_cvtps_epi32(_mm256_round_ps(high, kNearest)));
+    const __m256i words = _mm256_packus_epi32(_mm256_cvtps_epi32(low), _mm256_cvtps_epi32(high));
     const __m256i bytes = _mm256_packus_epi16(words, words);
     const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 0, 0, 0, 0);
     const __m128i pixels = _mm256_castsi256_si128(_mm256_permutevar8x32_epi32(bytes, order));
@@ -76,12 +81,13 @@ void resize_row(const RowPlan& plan, const uint8_t* row, int64_t begin, int64_t 
     if (!plan.vectorised) return kScalarPixelKernels.resize_row(plan, row, begin, end, stage, out);
     for (int64_t p = begin; p < end; ++p) {
         const RowPlan::Piece& piece = plan.pieces[static_cast<size_t>(p)];
-        const int32_t* first = &plan.axis.first[static_cast<size_t>(piece.pixel)];
+        const int32_t* offset = &plan.offset[static_cast<size_t>(piece.pixel)];
         const float* weight = &plan.axis.weight[static_cast<size_t>(piece.pixel)];
         for_groups(piece, [&](int64_t g, int64_t pixel, bool) {
             float* to = out + p * kPieceFloats + g * 16;
-            _mm256_storeu_ps(to, blend(taps_of(row, first + pixel), weights_of(weight + pixel)));
-            _mm256_storeu_ps(to + 8, blend(taps_of(row, first + pixel + 2), weights_of(weight + pixel + 2)));
+            const Weights weights(weight + pixel);
+            _mm256_storeu_ps(to, blend(taps_of(row, offset + pixel), weights.low));
+            _mm256_storeu_ps(to + 8, blend(taps_of(row, offset + pixel + 2), weights.high));
         });
     }
 }
@@ -117,14 +123,14 @@ void blend_pieces(const RowPlan& plan, const uint8_t* top, const uint8_t* bottom
     const __m256 v1 = _mm256_set1_ps(v);
     for (int64_t p = begin; p < end; ++p) {
         const RowPlan::Piece& piece = plan.pieces[static_cast<size_t>(p)];
-        const int32_t* first = &plan.axis.first[static_cast<size_t>(piece.pixel)];
+        const int32_t* offset = &plan.offset[static_cast<size_t>(piece.pixel)];
         const float* weight = &plan.axis.weight[static_cast<size_t>(piece.pixel)];
         uint8_t* to = patch_row(plan, piece, out);
         for_groups(piece, [&](int64_t, int64_t pixel, bool room) {
-            const int32_t* at = first + pixel;
-            const float* u = weight + pixel;
-            store_group(blend_taps<kChained>(taps_of(top, at), taps_of(bottom, at), weights_of(u), v1),
-                        blend_taps<kChained>(taps_of(top, at + 2), taps_of(bottom, at + 2), weights_of(u + 2), v1), room,
+            const int32_t* at = offset + pixel;
+            const Weights u(weight + pixel);
+            store_group(blend_taps<kChained>(taps_of(top, at), taps_of(bottom, at), u.low, v1),
+                        blend_taps<kChained>(taps_of(top, at + 2), taps_of(bottom, at + 2), u.high, v1), room,
                         to + 3 * pixel);
         });
     }
@@ -257,46 +263,47 @@ void transpose_floats(__m256 (&r)[8]) {
     for (int i = 0; i < 8; ++i) r[i] = t[i];
 }
 
-void sum_columns(const WindowAxis& axis, const float* columns, int64_t origin, int64_t begin, int64_t end,
+// The sums of up to 16 pixels, from columns to rows; a row takes 48 values whatever there are.
+void flush_sums(const float* sums, int64_t first, float* const* rows) {
+    for (int64_t block = 0; block < 6; ++block) {
+        for (int half = 0; half < 2; ++half) {
+            __m256 square[8];
+            for (int i = 0; i < 8; ++i) square[i] = _mm256_loadu_ps(sums + (8 * block + i) * kLanes + 8 * half);
+            transpose_floats(square);
+            for (int lane = 0; lane < 8; ++lane) {
+                _mm256_storeu_ps(rows[8 * half + lane] + 3 * first + 8 * block, square[lane]);
+            }
+        }
+    }
+}
+
+void sum_columns(const WindowAxis& axis, const float* columns, int64_t origin, int64_t begin, int64_t end, float* sums,
                  float* const* rows) {
-    alignas(32) float sums[48 * kLanes] = {};
-    for (int64_t group = begin; group < end; group += 16) {
-        const int64_t pixels = std::min<int64_t>(16, end - group);
-        for (int64_t i = 0; i < pixels; ++i) {
-            const auto x = static_cast<size_t>(group + i);
-            const float* weights = &axis.weights[x * static_cast<size_t>(axis.stride)];
-            const float* column = columns + 3 * (axis.first[x] - origin) * kLanes;
-            const int64_t taps = axis.size[x];
-            const int64_t unfused = 1 + (taps - 1) / 4 * 4;
-            __m256 sum[6];  // three channels of twice eight rows
-            __m256 weight = _mm256_broadcast_ss(weights);
-            for (int k = 0; k < 6; ++k) sum[k] = _mm256_mul_ps(_mm256_loadu_ps(column + 8 * k), weight);
-            int64_t j = 1;
-            for (; j < unfused; ++j) {
-                column += 3 * kLanes;
-                weight = _mm256_broadcast_ss(weights + j);
-                for (int k = 0; k < 6; ++k) {
-                    sum[k] = _mm256_add_ps(sum[k], _mm256_mul_ps(_mm256_loadu_ps(column + 8 * k), weight));
-                }
-            }
-            for (; j < taps; ++j) {
-                column += 3 * kLanes;
-                weight = _mm256_broadcast_ss(weights + j);
-                for (int k = 0; k < 6; ++k) sum[k] = _mm256_fmadd_ps(_mm256_loadu_ps(column + 8 * k), weight, sum[k]);
-            }
-            for (int k = 0; k < 6; ++k) _mm256_store_ps(sums + 3 * i * kLanes + 8 * k, sum[k]);
-        }
-        for (int64_t block = 0; block < 6; ++block) {
-            if (8 * block >= 3 * pixels) break;
-            for (int half = 0; half < 2; ++half) {
-                __m256 square[8];
-                for (int i = 0; i < 8; ++i) square[i] = _mm256_load_ps(sums + (8 * block + i) * kLanes + 8 * half);
-                transpose_floats(square);
-                for (int lane = 0; lane < 8; ++lane) {
-                    _mm256_storeu_ps(rows[8 * half + lane] + 3 * group + 8 * block, square[lane]);
-                }
+    const auto width = static_cast<int64_t>(axis.first.size());
+    for (int64_t x = begin; x < end; ++x) {
+        const auto index = static_cast<size_t>(x);
+        const float* weights = &axis.weights[index * static_cast<size_t>(axis.stride)];
+        const float* column = columns + 3 * (axis.first[index] - origin) * kLanes;
+        const int64_t taps = axis.size[index];
+        const int64_t unfused = 1 + (taps - 1) / 4 * 4;
+        __m256 sum[6];  // three channels of twice eight rows
+        __m256 weight = _mm256_broadcast_ss(weights);
+        for (int k = 0; k < 6; ++k) sum[k] = _mm256_mul_ps(_mm256_loadu_ps(column + 8 * k), weight);
+        int64_t j = 1;
+        for (; j < unfused; ++j) {
+            column += 3 * kLanes;
+            weight = _mm256_broadcast_ss(weights + j);
+            for (int k = 0; k < 6; ++k) {
+                sum[k] = _mm256_add_ps(sum[k], _mm256_mul_ps(_mm256_loadu_ps(column + 8 * k), weight));
             }
         }
+        for (; j < taps; ++j) {
+            column += 3 * kLanes;
+            weight = _mm256_broadcast_ss(weights + j);
+            for (int k = 0; k < 6; ++k) sum[k] = _mm256_fmadd_ps(_mm256_loadu_ps(column + 8 * k), weight, sum[k]);
+        }
+        for (int k = 0; k < 6; ++k) _mm256_storeu_ps(sums + 3 * (x % 16) * kLanes + 8 * k, sum[k]);
+        if (x % 16 == 15 || x == width - 1) flush_sums(sums, x - x % 16, rows);
     }
 }
 

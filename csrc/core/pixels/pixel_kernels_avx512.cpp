@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <type_traits>
 
 #include "pixel_kernels.h"
 #include "pixel_kernels_x86.h"
@@ -14,6 +15,7 @@ namespace {
 constexpr int64_t kPieceLanes = 48;
 constexpr int64_t kStagedPixelBytes = 8;
 
+
 int64_t row_floats(const RowPlan& plan) {
     return plan.vectorised ? static_cast<int64_t>(plan.pieces.size()) * kPieceLanes : kScalarPixelKernels.row_floats(plan);
 }
@@ -22,26 +24,51 @@ int64_t stage_bytes(const RowPlan& plan) {
     return plan.staged ? 2 * (plan.width() * kStagedPixelBytes + kRowSlack) : 0;
 }
 
-// The bytes of one tap for the 48 lanes of a piece.
-__m512i gather(const uint8_t* from, const uint8_t* bytes, bool one_load) {
-    const __m512i index = _mm512_loadu_si512(bytes);
-    const __m512i low = _mm512_loadu_si512(from);
-    if (one_load) return _mm512_permutexvar_epi8(index, low);
-    return _mm512_permutex2var_epi8(low, index, _mm512_loadu_si512(from + 64));
+// The up to 256 bytes that a piece reads, in as many vectors as they take: 1, 2 or 4.
+template <int kLoads>
+struct Window {
+    __m512i bytes[kLoads];
+
+    explicit Window(const uint8_t* from) {
+        for (int i = 0; i < kLoads; ++i) bytes[i] = _mm512_loadu_si512(from + 64 * i);
+    }
+
+    // The bytes of one tap for the 48 lanes of a piece.
+    __m512i gather(const uint8_t* index_bytes) const {
+        const __m512i index = _mm512_loadu_si512(index_bytes);
+        if constexpr (kLoads == 1) return _mm512_permutexvar_epi8(index, bytes[0]);
+        if constexpr (kLoads == 2) return _mm512_permutex2var_epi8(bytes[0], index, bytes[1]);
+        if constexpr (kLoads == 4) {
+            return _mm512_mask_blend_epi8(_mm512_movepi8_mask(index), _mm512_permutex2var_epi8(bytes[0], index, bytes[1]),
+                                          _mm512_permutex2var_epi8(bytes[2], index, bytes[3]));
+        }
+    }
+};
+
+// Calls one of three instances of a function template.
+template <typename Function>
+void for_span(const RowPlan& plan, const Function& function) {
+    if (plan.span <= 64) return function(std::integral_constant<int, 1>());
+    if (plan.span <= 128) return function(std::integral_constant<int, 2>());
+    function(std::integral_constant<int, 4>());
 }
 
+// 16 of 64 bytes as floats; one permutation moves them and clears the upper bytes of each lane.
 template <int kVector>
 __m512 floats_of(__m512i bytes) {
-    return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm512_extracti32x4_epi32(bytes, kVector)));
+    const __m512i lane = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    const __m512i index = _mm512_add_epi32(lane, _mm512_set1_epi32(16 * kVector));
+    return _mm512_cvtepi32_ps(_mm512_maskz_permutexvar_epi8(0x1111111111111111ULL, index, bytes));
 }
 
 __m512 blend(__m512 first, __m512 second, __m512 weight) {
     return _mm512_fmadd_ps(first, _mm512_sub_ps(_mm512_set1_ps(1.0F), weight), _mm512_mul_ps(second, weight));
 }
 
-// Sums of weights are 1 within a rounding and never negative: saturation at 255 is the whole clamp.
+// Half to even, in the mode that floating point starts in. Sums of weights are 1 within a rounding and never negative:
+// saturation at 255 is the whole clamp.
 __m128i rounded(__m512 value) {
-    return _mm512_cvtusepi32_epi8(_mm512_cvt_roundps_epi32(value, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+    return _mm512_cvtusepi32_epi8(_mm512_cvtps_epi32(value));
 }
 
 void store_piece(const RowPlan::Piece& piece, __m512 v0, __m512 v1, __m512 v2, uint8_t* to) {
@@ -56,7 +83,7 @@ void stage_row(const RowPlan& plan, const uint8_t* row, int64_t begin, int64_t e
     const int64_t first = plan.pieces[static_cast<size_t>(begin)].pixel;
     const RowPlan::Piece& last = plan.pieces[static_cast<size_t>(end - 1)];
     for (int64_t pixel = first; pixel < last.pixel + last.num_values / 3; ++pixel) {
-        std::memcpy(stage + pixel * kStagedPixelBytes, row + 3 * plan.axis.first[static_cast<size_t>(pixel)],
+        std::memcpy(stage + pixel * kStagedPixelBytes, row + plan.offset[static_cast<size_t>(pixel)],
                     kStagedPixelBytes);
     }
 }
@@ -67,16 +94,18 @@ void resize_row(const RowPlan& plan, const uint8_t* row, int64_t begin, int64_t 
         stage_row(plan, row, begin, end, stage);
         row = stage;
     }
-    for (int64_t p = begin; p < end; ++p) {
-        const RowPlan::Piece& piece = plan.pieces[static_cast<size_t>(p)];
-        const __m512i first = gather(row + piece.base, &plan.first_byte[static_cast<size_t>(p) * 64], plan.one_load);
-        const __m512i second = gather(row + piece.base, &plan.second_byte[static_cast<size_t>(p) * 64], plan.one_load);
-        const float* weights = &plan.weights[static_cast<size_t>(p * kPieceLanes)];
-        float* to = out + p * kPieceLanes;
-        _mm512_storeu_ps(to, blend(floats_of<0>(first), floats_of<0>(second), _mm512_loadu_ps(weights)));
-        _mm512_storeu_ps(to + 16, blend(floats_of<1>(first), floats_of<1>(second), _mm512_loadu_ps(weights + 16)));
-        _mm512_storeu_ps(to + 32, blend(floats_of<2>(first), floats_of<2>(second), _mm512_loadu_ps(weights + 32)));
-    }
+    for_span(plan, [&](auto loads) {
+        for (int64_t p = begin; p < end; ++p) {
+            const Window<loads> window(row + plan.pieces[static_cast<size_t>(p)].base);
+            const __m512i first = window.gather(&plan.first_byte[static_cast<size_t>(p) * 64]);
+            const __m512i second = window.gather(&plan.second_byte[static_cast<size_t>(p) * 64]);
+            const float* weights = &plan.weights[static_cast<size_t>(p * kPieceLanes)];
+            float* to = out + p * kPieceLanes;
+            _mm512_storeu_ps(to, blend(floats_of<0>(first), floats_of<0>(second), _mm512_loadu_ps(weights)));
+            _mm512_storeu_ps(to + 16, blend(floats_of<1>(first), floats_of<1>(second), _mm512_loadu_ps(weights + 16)));
+            _mm512_storeu_ps(to + 32, blend(floats_of<2>(first), floats_of<2>(second), _mm512_loadu_ps(weights + 32)));
+        }
+    });
 }
 
 void blend_floats(const RowPlan& plan, const float* top, const float* bottom, RowBlend by, int64_t begin, int64_t end,
@@ -109,7 +138,7 @@ __m512 blend_taps(const Taps& taps, const float* weights, __m512 v1) {
     return _mm512_fmadd_ps(_mm512_mul_ps(v1, u1), d, _mm512_fmadd_ps(_mm512_mul_ps(v1, u0), c, top));
 }
 
-template <bool kChained>
+template <bool kChained, int kLoads>
 void blend_pieces(const RowPlan& plan, const uint8_t* top, const uint8_t* bottom, float weight, int64_t begin,
                   int64_t end, uint8_t* out) {
     const __m512 v1 = _mm512_set1_ps(weight);
@@ -117,9 +146,8 @@ void blend_pieces(const RowPlan& plan, const uint8_t* top, const uint8_t* bottom
         const RowPlan::Piece& piece = plan.pieces[static_cast<size_t>(p)];
         const uint8_t* first = &plan.first_byte[static_cast<size_t>(p) * 64];
         const uint8_t* second = &plan.second_byte[static_cast<size_t>(p) * 64];
-        const Taps taps{gather(top + piece.base, first, plan.one_load), gather(top + piece.base, second, plan.one_load),
-                        gather(bottom + piece.base, first, plan.one_load),
-                        gather(bottom + piece.base, second, plan.one_load)};
+        const Window<kLoads> upper(top + piece.base), lower(bottom + piece.base);
+        const Taps taps{upper.gather(first), upper.gather(second), lower.gather(first), lower.gather(second)};
         const float* weights = &plan.weights[static_cast<size_t>(p * kPieceLanes)];
         store_piece(piece, blend_taps<kChained, 0>(taps, weights, v1), blend_taps<kChained, 1>(taps, weights, v1),
                     blend_taps<kChained, 2>(taps, weights, v1), patch_row(plan, piece, out));
@@ -136,8 +164,10 @@ void blend_bytes(const RowPlan& plan, const uint8_t* top, const uint8_t* bottom,
         top = stage;
         bottom = second;
     }
-    const auto pieces = by.chained ? blend_pieces<true> : blend_pieces<false>;
-    pieces(plan, top, bottom, by.weight, begin, end, out);
+    for_span(plan, [&](auto loads) {
+        const auto pieces = by.chained ? blend_pieces<true, loads> : blend_pieces<false, loads>;
+        pieces(plan, top, bottom, by.weight, begin, end, out);
+    });
 }
 
 // One constant a channel, laid out for three vectors in a row whose first lane is `phase`.
@@ -206,6 +236,34 @@ void normalize_lines(const ByteNormalization& normalization, const uint8_t* in, 
     }
 }
 
+// 64 bytes looked up in 256: four vectors that the index's upper two bits choose from.
+struct ByteTable {
+    __m512i part[4];
+
+    explicit ByteTable(const std::array<uint8_t, 256>& bytes) {
+        for (size_t i = 0; i < 4; ++i) part[i] = _mm512_loadu_si512(bytes.data() + 64 * i);
+    }
+
+    __m512i operator[](__m512i index) const {
+        return _mm512_mask_blend_epi8(_mm512_movepi8_mask(index), _mm512_permutex2var_epi8(part[0], index, part[1]),
+                                      _mm512_permutex2var_epi8(part[2], index, part[3]));
+    }
+};
+
+// 16-bit floats where all channels share a table: no arithmetic at all.
+template <bool kStream>
+void look_up_lines(const std::array<std::array<uint8_t, 256>, 2>& table, const uint8_t* in, int64_t count, uint8_t* out) {
+    const ByteTable low(table[0]), high(table[1]);
+    // Interleaving works within 16 bytes: quarters 0 and 2 of the input must come first.
+    const __m512i order = _mm512_setr_epi64(0, 4, 1, 5, 2, 6, 3, 7);
+    for (int64_t i = 0; i < count; i += 64) {
+        const __m512i bytes = _mm512_permutexvar_epi64(order, _mm512_loadu_si512(in + i));
+        const __m512i low_bytes = low[bytes], high_bytes = high[bytes];
+        store_line<kStream>(out + 2 * i, _mm512_unpacklo_epi8(low_bytes, high_bytes));
+        store_line<kStream>(out + 2 * i + 64, _mm512_unpackhi_epi8(low_bytes, high_bytes));
+    }
+}
+
 void normalize_bytes(const ByteNormalization& normalization, const uint8_t* in, int64_t count, int64_t channel,
                      PixelType type, bool stream, void* to) {
     const auto scalar = kScalarPixelKernels.normalize_bytes;
@@ -213,6 +271,14 @@ void normalize_bytes(const ByteNormalization& normalization, const uint8_t* in, 
     auto* out = static_cast<uint8_t*>(to);
     const int64_t element = bytes_of(type);
     const int64_t head = stream ? before_line(out, element, count) : 0;
+    if (normalization.same_channels && type != PixelType::kFloat32) {
+        const int64_t body = (count - head) / 64 * 64, rest = count - head - body;
+        const auto look_up = stream ? look_up_lines<true> : look_up_lines<false>;
+        scalar(normalization, in, head, 0, type, false, out);
+        look_up(type == PixelType::kBFloat16 ? normalization.bfloat16_bytes : normalization.float16_bytes, in + head, body,
+                out + head * element);
+        return scalar(normalization, in + count - rest, rest, 0, type, false, out + (count - rest) * element);
+    }
     const int64_t step = type == PixelType::kFloat32 ? 48 : 96;
     const int64_t body = (count - head) / step * step;
     const int64_t phase = (channel + head) % 3;  // a step is a multiple of three values
@@ -225,7 +291,24 @@ void normalize_bytes(const ByteNormalization& normalization, const uint8_t* in, 
 void transpose_units(const uint8_t* const* rows, int64_t begin, int64_t end, float* out) {
     const Reciprocal by_255 = reciprocal_of(255.0F);  // u / 255 exactly: tested for all 256 values
     const __m512 high = _mm512_set1_ps(by_255.high), low = _mm512_set1_ps(by_255.low);
-    for (int64_t byte = begin; byte < end; byte += 16) {
+    const auto store = [&](__m512 u, float* to) {
+        _mm512_storeu_ps(to, _mm512_fmadd_ps(u, high, _mm512_mul_ps(u, low)));
+    };
+    int64_t byte = begin;
+    for (; byte + 64 <= end; byte += 64) {  // four squares of 16 x 16 bytes side by side
+        __m512i columns[16];
+        for (int lane = 0; lane < 16; ++lane) columns[lane] = _mm512_loadu_si512(rows[lane] + byte);
+        transpose_squares(columns, [](__m512i a, __m512i b) { return _mm512_unpacklo_epi8(a, b); },
+                          [](__m512i a, __m512i b) { return _mm512_unpackhi_epi8(a, b); });
+        float* to = out + (byte - begin) * kLanes;
+        for (int64_t i = 0; i < 16; ++i) {
+            store(floats_of<0>(columns[i]), to + i * kLanes);
+            store(floats_of<1>(columns[i]), to + (16 + i) * kLanes);
+            store(floats_of<2>(columns[i]), to + (32 + i) * kLanes);
+            store(floats_of<3>(columns[i]), to + (48 + i) * kLanes);
+        }
+    }
+    for (; byte < end; byte += 16) {
         __m128i columns[16];
         for (int lane = 0; lane < 16; ++lane) {
             columns[lane] = _mm_loadu_si128(reinterpret_cast<const __m128i*>(rows[lane] + byte));
@@ -233,10 +316,7 @@ void transpose_units(const uint8_t* const* rows, int64_t begin, int64_t end, flo
         transpose_bytes(columns);
         const int64_t valid = std::min<int64_t>(16, end - byte);
         float* to = out + (byte - begin) * kLanes;
-        for (int64_t i = 0; i < valid; ++i) {
-            const __m512 u = _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(columns[i]));
-            _mm512_storeu_ps(to + i * kLanes, _mm512_fmadd_ps(u, high, _mm512_mul_ps(u, low)));
-        }
+        for (int64_t i = 0; i < valid; ++i) store(_mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(columns[i])), to + i * kLanes);
     }
 }
 
@@ -265,47 +345,49 @@ void transpose_floats(__m512 (&r)[16]) {
     }
 }
 
-void sum_columns(const WindowAxis& axis, const float* columns, int64_t origin, int64_t begin, int64_t end,
+// The sums of up to 16 pixels, from columns to rows; a row takes 48 values whatever there are.
+void flush_sums(const float* sums, int64_t first, float* const* rows) {
+    for (int64_t block = 0; block < 3; ++block) {
+        __m512 square[16];
+        for (int i = 0; i < 16; ++i) square[i] = _mm512_loadu_ps(sums + (16 * block + i) * kLanes);
+        transpose_floats(square);
+        for (int lane = 0; lane < 16; ++lane) _mm512_storeu_ps(rows[lane] + 3 * first + 16 * block, square[lane]);
+    }
+}
+
+void sum_columns(const WindowAxis& axis, const float* columns, int64_t origin, int64_t begin, int64_t end, float* sums,
                  float* const* rows) {
-    alignas(64) float sums[48 * kLanes] = {};
-    for (int64_t group = begin; group < end; group += 16) {
-        const int64_t pixels = std::min<int64_t>(16, end - group);
-        for (int64_t i = 0; i < pixels; ++i) {
-            const auto x = static_cast<size_t>(group + i);
-            const float* weights = &axis.weights[x * static_cast<size_t>(axis.stride)];
-            const float* column = columns + 3 * (axis.first[x] - origin) * kLanes;
-            const int64_t taps = axis.size[x];
-            const int64_t unfused = 1 + (taps - 1) / 4 * 4;
-            __m512 weight = _mm512_set1_ps(weights[0]);
-            __m512 red = _mm512_mul_ps(_mm512_loadu_ps(column), weight);
-            __m512 green = _mm512_mul_ps(_mm512_loadu_ps(column + 16), weight);
-            __m512 blue = _mm512_mul_ps(_mm512_loadu_ps(column + 32), weight);
-            int64_t j = 1;
-            for (; j < unfused; ++j) {
-                column += 3 * kLanes;
-                weight = _mm512_set1_ps(weights[j]);
-                red = _mm512_add_ps(red, _mm512_mul_ps(_mm512_loadu_ps(column), weight));
-                green = _mm512_add_ps(green, _mm512_mul_ps(_mm512_loadu_ps(column + 16), weight));
-                blue = _mm512_add_ps(blue, _mm512_mul_ps(_mm512_loadu_ps(column + 32), weight));
-            }
-            for (; j < taps; ++j) {
-                column += 3 * kLanes;
-                weight = _mm512_set1_ps(weights[j]);
-                red = _mm512_fmadd_ps(_mm512_loadu_ps(column), weight, red);
-                green = _mm512_fmadd_ps(_mm512_loadu_ps(column + 16), weight, green);
-                blue = _mm512_fmadd_ps(_mm512_loadu_ps(column + 32), weight, blue);
-            }
-            _mm512_store_ps(sums + (3 * i) * kLanes, red);
-            _mm512_store_ps(sums + (3 * i + 1) * kLanes, green);
-            _mm512_store_ps(sums + (3 * i + 2) * kLanes, blue);
+    const auto width = static_cast<int64_t>(axis.first.size());
+    for (int64_t x = begin; x < end; ++x) {
+        const auto index = static_cast<size_t>(x);
+        const float* weights = &axis.weights[index * static_cast<size_t>(axis.stride)];
+        const float* column = columns + 3 * (axis.first[index] - origin) * kLanes;
+        const int64_t taps = axis.size[index];
+        const int64_t unfused = 1 + (taps - 1) / 4 * 4;
+        __m512 weight = _mm512_set1_ps(weights[0]);
+        __m512 red = _mm512_mul_ps(_mm512_loadu_ps(column), weight);
+        __m512 green = _mm512_mul_ps(_mm512_loadu_ps(column + 16), weight);
+        __m512 blue = _mm512_mul_ps(_mm512_loadu_ps(column + 32), weight);
+        int64_t j = 1;
+        for (; j < unfused; ++j) {
+            column += 3 * kLanes;
+            weight = _mm512_set1_ps(weights[j]);
+            red = _mm512_add_ps(red, _mm512_mul_ps(_mm512_loadu_ps(column), weight));
+            green = _mm512_add_ps(green, _mm512_mul_ps(_mm512_loadu_ps(column + 16), weight));
+            blue = _mm512_add_ps(blue, _mm512_mul_ps(_mm512_loadu_ps(column + 32), weight));
         }
-        for (int64_t block = 0; block < 3; ++block) {
-            if (16 * block >= 3 * pixels) break;
-            __m512 square[16];
-            for (int i = 0; i < 16; ++i) square[i] = _mm512_load_ps(sums + (16 * block + i) * kLanes);
-            transpose_floats(square);
-            for (int lane = 0; lane < 16; ++lane) _mm512_storeu_ps(rows[lane] + 3 * group + 16 * block, square[lane]);
+        for (; j < taps; ++j) {
+            column += 3 * kLanes;
+            weight = _mm512_set1_ps(weights[j]);
+            red = _mm512_fmadd_ps(_mm512_loadu_ps(column), weight, red);
+            green = _mm512_fmadd_ps(_mm512_loadu_ps(column + 16), weight, green);
+            blue = _mm512_fmadd_ps(_mm512_loadu_ps(column + 32), weight, blue);
         }
+        float* to = sums + 3 * (x % 16) * kLanes;
+        _mm512_storeu_ps(to, red);
+        _mm512_storeu_ps(to + 16, green);
+        _mm512_storeu_ps(to + 32, blue);
+        if (x % 16 == 15 || x == width - 1) flush_sums(sums, x - x % 16, rows);
     }
 }
 

@@ -15,7 +15,7 @@ struct Tap {
 
 Tap tap_of(const RowPlan& plan, const uint8_t* row, int64_t pixel) {
     const auto index = static_cast<size_t>(pixel);
-    return {row + 3 * static_cast<int64_t>(plan.axis.first[index]), plan.axis.weight[index]};
+    return {row + plan.offset[index], plan.axis.weight[index]};
 }
 
 float blend(float first, float second, float weight) { return std::fma(first, 1.0F - weight, second * weight); }
@@ -95,7 +95,7 @@ void transpose_units(const uint8_t* const* rows, int64_t begin, int64_t end, flo
 // Taps after the first whose products are added unfused.
 int64_t unfused_taps(int64_t taps) { return 1 + (taps - 1) / 4 * 4; }
 
-void sum_columns(const WindowAxis& axis, const float* columns, int64_t origin, int64_t begin, int64_t end,
+void sum_columns(const WindowAxis& axis, const float* columns, int64_t origin, int64_t begin, int64_t end, float*,
                  float* const* rows) {
     for (int64_t x = begin; x < end; ++x) {
         const auto index = static_cast<size_t>(x);

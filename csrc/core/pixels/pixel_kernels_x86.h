@@ -9,17 +9,23 @@
 
 namespace maxcrops {
 
-// 16 rows of 16 bytes become 16 columns.
-static inline void transpose_bytes(__m128i (&rows)[16]) {
+// 16 rows of 16 bytes become 16 columns, in every 16-byte lane of a vector.
+template <typename Vector, typename Low, typename High>
+static inline void transpose_squares(Vector (&rows)[16], const Low& unpack_low, const High& unpack_high) {
     // Each round interleaves row i with row i + 8: after four of them the byte at (row, column) is at (column, row).
     for (int round = 0; round < 4; ++round) {
-        __m128i next[16];
+        Vector next[16];
         for (int i = 0; i < 8; ++i) {
-            next[2 * i] = _mm_unpacklo_epi8(rows[i], rows[i + 8]);
-            next[2 * i + 1] = _mm_unpackhi_epi8(rows[i], rows[i + 8]);
+            next[2 * i] = unpack_low(rows[i], rows[i + 8]);
+            next[2 * i + 1] = unpack_high(rows[i], rows[i + 8]);
         }
         for (int i = 0; i < 16; ++i) rows[i] = next[i];
     }
+}
+
+static inline void transpose_bytes(__m128i (&rows)[16]) {
+    transpose_squares(rows, [](__m128i a, __m128i b) { return _mm_unpacklo_epi8(a, b); },
+                      [](__m128i a, __m128i b) { return _mm_unpackhi_epi8(a, b); });
 }
 
 // Elements before the first one at the start of a cache line; all of them if no element is.

@@ -6,6 +6,7 @@
 #include <tuple>
 #include <utility>
 
+#include "aligned_vector.h"
 #include "row_reader.h"
 #include "thread_pool.h"
 
@@ -27,8 +28,14 @@ namespace {
 // Above this, outputs are written past the caches: they would be evicted before anybody reads them.
 constexpr int64_t kStreamBytes = int64_t{4} << 20;
 
-// Source pixels that are transposed at once in the antialiased pass: 48 KB of floats.
-constexpr int64_t kChunkPixels = 256;
+// Bytes of a row are counted in 32 bits.
+constexpr int64_t kMaxPixelSide = (int64_t{1} << 29) - 1;
+
+// Pieces of a band that are made from top to bottom before the next: their tables and rows stay in the first cache.
+constexpr int64_t kTilePieces = 16;
+
+// Source pixels that are transposed at once in the antialiased pass: 24 KB of floats.
+constexpr int64_t kChunkPixels = 128;
 
 // Where a view's patches go.
 struct CropTarget {
@@ -93,10 +100,16 @@ struct RoundedTask {
     int64_t band_begin, band_end;
 };
 
+// A horizontally resized row, and which source row each tile of it is of.
+struct KeptRow {
+    AlignedVector<float> values;
+    std::vector<int64_t> source;
+};
+
 struct RoundedScratch {
     RowReader reader;
-    std::vector<uint8_t> band, stage;
-    std::vector<float> resized[2];
+    AlignedVector<uint8_t> band, stage;
+    KeptRow kept[2];  // source row y in kept[y % 2]
 };
 
 void run_rounded(const RoundedTask& task, bool chained, const ByteNormalization& normalization, PixelType type,
@@ -111,36 +124,46 @@ void run_rounded(const RoundedTask& task, bool chained, const ByteNormalization&
     // Source rows that several output rows read are resized once and kept; otherwise both passes are one.
     const bool keeps_rows = !chained && rows.in * 4 < static_cast<int64_t>(rows.first.size()) * 5;
 
-    scratch.reader.reset(work.job.image, 2, plan.reads_end);
+    // Rows that must be copied are copied once a band: it reads few when they are kept, and is one tile otherwise.
+    scratch.reader.reset(work.job.image, keeps_rows ? 2 * patch_size : 2, plan.reads_end);
+    const int64_t tile_pieces = keeps_rows || scratch.reader.is_direct() ? kTilePieces : num_pieces;
     scratch.band.resize(static_cast<size_t>(task.view->canvas.width * 3 * patch_size));
     scratch.stage.resize(static_cast<size_t>(kernels.stage_bytes(plan)));
-    int64_t held[2] = {-1, -1};
+    const int64_t num_tiles = ceil_div(num_pieces, tile_pieces);
     if (keeps_rows) {
-        for (std::vector<float>& row : scratch.resized) row.resize(static_cast<size_t>(kernels.row_floats(plan)));
+        for (KeptRow& row : scratch.kept) {
+            row.values.resize(static_cast<size_t>(kernels.row_floats(plan)));
+            row.source.assign(static_cast<size_t>(num_tiles), -1);
+        }
     }
     uint8_t* band = scratch.band.data();
     uint8_t* stage = scratch.stage.data();
-    const auto resized = [&](int64_t y) {
-        std::vector<float>& row = scratch.resized[y % 2];
-        if (std::exchange(held[y % 2], y) != y) {
-            kernels.resize_row(plan, scratch.reader.row(y), 0, num_pieces, stage, row.data());
+    const auto resized = [&](int64_t y, int64_t tile) {
+        KeptRow& row = scratch.kept[y % 2];
+        if (std::exchange(row.source[static_cast<size_t>(tile)], y) != y) {
+            const int64_t begin = tile * tile_pieces;
+            kernels.resize_row(plan, scratch.reader.row(y), begin, std::min(begin + tile_pieces, num_pieces), stage,
+                               row.values.data());
         }
-        return row.data();
+        return row.values.data();
     };
 
     for (int64_t at = task.band_begin; at < task.band_end; ++at) {
-        for (int64_t dy = 0; dy < patch_size; ++dy) {
-            const auto y = static_cast<size_t>(at * patch_size + dy);
-            const int64_t top = rows.first[y];
-            const int64_t bottom = std::min(top + 1, height - 1);
-            const RowBlend by{rows.weight[y], chained};
-            uint8_t* out = band + dy * 3 * patch_size;
-            if (keeps_rows) {
-                const float* upper = resized(top);
-                kernels.blend_floats(plan, upper, resized(bottom), by, 0, num_pieces, out);
-            } else {
-                const uint8_t* upper = scratch.reader.row(top);
-                kernels.blend_bytes(plan, upper, scratch.reader.row(bottom), by, 0, num_pieces, stage, out);
+        for (int64_t tile = 0; tile < num_tiles; ++tile) {
+            const int64_t begin = tile * tile_pieces, end = std::min(begin + tile_pieces, num_pieces);
+            for (int64_t dy = 0; dy < patch_size; ++dy) {
+                const auto y = static_cast<size_t>(at * patch_size + dy);
+                const int64_t top = rows.first[y];
+                const int64_t bottom = std::min(top + 1, height - 1);
+                const RowBlend by{rows.weight[y], chained};
+                uint8_t* out = band + dy * 3 * patch_size;
+                if (keeps_rows) {
+                    const float* upper = resized(top, tile);
+                    kernels.blend_floats(plan, upper, resized(bottom, tile), by, begin, end, out);
+                } else {
+                    const uint8_t* upper = scratch.reader.row(top);
+                    kernels.blend_bytes(plan, upper, scratch.reader.row(bottom), by, begin, end, stage, out);
+                }
             }
         }
         for_crops(work, *task.view, at, [&](const CropTarget& crop, int64_t first, int64_t count) {
@@ -183,10 +206,11 @@ public:
         source_end_ = begin < end ? part.rows->end(end - 1) : 0;
         canvas_row_ = part.band_begin * work.patch_size;
         const Size canvas = part.view->canvas;
-        row_values_ = 3 * part.view->content.width + 48;  // kernels write whole vectors
+        row_values_ = static_cast<int64_t>(whole_lines<float>(static_cast<size_t>(3 * part.view->content.width + 48)));
         ring_rows_ = (part.rows->stride + 2 * kLanes - 1) / kLanes * kLanes;
         ring_.resize(static_cast<size_t>(ring_rows_ * row_values_));
         window_.resize(static_cast<size_t>(part.rows->stride));
+        sums_.resize(static_cast<size_t>(kSumFloats));
         line_.resize(static_cast<size_t>(3 * canvas.width));
         padding_.resize(line_.size());
         for (size_t i = 0; i < padding_.size(); ++i) {
@@ -200,7 +224,8 @@ public:
     int64_t source_end() const { return source_end_; }
     bool reads(int64_t row) const { return source_begin_ < row + kLanes && row < source_end_; }
 
-    // Where the horizontal pass puts source row y.
+    // Where the horizontal pass keeps pixels, and where it puts source row y.
+    float* sums() { return sums_.data(); }
     float* ring_row(int64_t y) { return ring_.data() + y % ring_rows_ * row_values_; }
 
     // Makes every canvas row whose source rows lie before `available`.
@@ -226,7 +251,7 @@ public:
     }
 
 private:
-    void scatter(const std::vector<float>& line, int64_t dy) {
+    void scatter(const AlignedVector<float>& line, int64_t dy) {
         const int64_t values = 3 * work_->patch_size;
         const auto bytes = static_cast<size_t>(values) * sizeof(float);
         const int64_t patches = part_->view->canvas.width / work_->patch_size;
@@ -247,15 +272,23 @@ private:
     int64_t source_begin_ = 0, source_end_ = 0;
     int64_t canvas_row_ = 0;
     int64_t row_values_ = 0, ring_rows_ = 0;
-    std::vector<float> ring_, line_, padding_, band_;
+    AlignedVector<float> ring_, line_, padding_, band_, sums_;
     std::vector<const float*> window_;
 };
 
 struct WindowedScratch {
     RowReader reader;
     std::vector<WindowedBands> views;
-    std::vector<float> columns;
+    AlignedVector<float> columns;
 };
+
+void prefetch(const void* address) {
+#if defined(__GNUC__)
+    __builtin_prefetch(address);
+#else
+    static_cast<void>(address);
+#endif
+}
 
 // One block of kLanes source rows, horizontally resized for every view that reads it.
 void resize_block(const WindowedTask& task, int64_t first_row, WindowedScratch& scratch, const PixelKernels& kernels) {
@@ -265,34 +298,36 @@ void resize_block(const WindowedTask& task, int64_t first_row, WindowedScratch& 
 
     struct Part {
         const WindowAxis* cols;
+        float* sums;
         float* rows[kLanes];
         int64_t next = 0, width = 0;
     };
     std::vector<Part> parts;
-    int64_t longest = 0;
     for (size_t v = 0; v < task.views.size(); ++v) {
         WindowedBands& bands = scratch.views[v];
         if (!bands.reads(first_row)) continue;
-        Part part{task.views[v].cols.get(), {}, 0, task.views[v].view->content.width};
+        Part part{task.views[v].cols.get(), bands.sums(), {}, 0, task.views[v].view->content.width};
         for (int64_t lane = 0; lane < kLanes; ++lane) part.rows[lane] = bands.ring_row(first_row + lane);
-        longest = std::max(longest, part.cols->stride);
         parts.push_back(part);
     }
 
     // Columns [begin, end) of the source are transposed; those that no window needs any more are dropped.
-    std::vector<float>& columns = scratch.columns;
+    AlignedVector<float>& columns = scratch.columns;
     int64_t begin = 0, end = 0;
     while (end < image.width) {
         const int64_t next = std::min(end + kChunkPixels, image.width);
         columns.resize(std::max(columns.size(), static_cast<size_t>((next - begin) * 3 * kLanes)));
         kernels.transpose_units(rows, 3 * end, 3 * next, columns.data() + (end - begin) * 3 * kLanes);
         end = next;
+        // Sixteen rows are more streams than the hardware follows: ask for the next columns before summing these.
+        for (const uint8_t* row : rows) {
+            for (int64_t byte = 3 * end; byte < 3 * std::min(end + kChunkPixels, image.width); byte += 64) prefetch(row + byte);
+        }
         int64_t needed = end;
         for (Part& part : parts) {
             int64_t ready = part.next;
             while (ready < part.width && part.cols->end(ready) <= end) ++ready;
-            if (end < image.width) ready -= (ready - part.next) % 16;  // whole groups, but for the last one
-            if (ready > part.next) kernels.sum_columns(*part.cols, columns.data(), begin, part.next, ready, part.rows);
+            kernels.sum_columns(*part.cols, columns.data(), begin, part.next, ready, part.sums, part.rows);
             part.next = ready;
             if (part.next < part.width) needed = std::min<int64_t>(needed, part.cols->first[static_cast<size_t>(part.next)]);
         }
@@ -373,6 +408,9 @@ void require_executable(const PixelRule& rule, const Layout& layout) {
         throw std::invalid_argument("[preprocess] an image of " + text(layout.image) + " px cannot be cut: " + why);
     };
     const int64_t patch = layout.crop.patch_size, side = layout.crop.crop_size;
+    if (std::max(layout.image.height, layout.image.width) > kMaxPixelSide) {
+        refuse("pixels are made of sides up to " + std::to_string(kMaxPixelSide));
+    }
     if (side % patch != 0) refuse("its crops of " + std::to_string(side) + " px are no whole number of patches");
     for (const View& view : layout.views()) {
         if (view.resizes.size() != 1 || view.from_local_canvas) refuse("its layout resizes more than once");

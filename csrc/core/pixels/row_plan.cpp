@@ -16,6 +16,7 @@ constexpr int64_t kStagedPixelBytes = 8;  // both taps, six bytes, and two to sp
 RowPlan row_plan(int64_t in, int64_t out, int64_t patch_size) {
     RowPlan plan;
     plan.axis = two_tap_axis(in, out);
+    for (const int32_t first : plan.axis.first) plan.offset.push_back(3 * first);
     plan.patch_size = patch_size;
     const int64_t pieces_a_patch = ceil_div(patch_size, kPiecePixels);
     plan.piece_size = ceil_div(patch_size, pieces_a_patch);
@@ -35,16 +36,14 @@ RowPlan row_plan(int64_t in, int64_t out, int64_t patch_size) {
     }
     if (!plan.vectorised) return plan;
 
-    const auto first_byte = [&](int64_t pixel) -> int64_t {
-        return 3 * int64_t{plan.axis.first[static_cast<size_t>(pixel)]};
-    };
+    const auto first_byte = [&](int64_t pixel) { return int64_t{plan.offset[static_cast<size_t>(pixel)]}; };
     int64_t widest = 0;
     for (const RowPlan::Piece& piece : plan.pieces) {
         const int64_t last = piece.pixel + piece.num_values / 3 - 1;
         widest = std::max(widest, first_byte(last) + 6 - first_byte(piece.pixel));
     }
-    plan.staged = widest > 2 * 64;
-    plan.one_load = widest <= 64;
+    plan.staged = widest > 256;
+    plan.span = plan.staged ? plan.piece_size * kStagedPixelBytes : widest;
     plan.weights.resize(plan.pieces.size() * kPieceLanes);
     plan.first_byte.resize(plan.pieces.size() * 64);
     plan.second_byte.resize(plan.pieces.size() * 64);

@@ -5,6 +5,7 @@
 #include <cstring>
 #include <vector>
 
+#include "aligned_vector.h"
 #include "image_view.h"
 #include "pixel_kernels.h"
 
@@ -24,6 +25,9 @@ public:
         slot_bytes_ = (3 * image.size.width + 3 + kRowSlack + 63) / 64 * 64;
         held_.assign(static_cast<size_t>(slots), -1);
     }
+
+    // Whether rows are read where they lie, but for the last few.
+    bool is_direct() const { return direct_; }
 
     const uint8_t* row(int64_t y) {
         const uint8_t* source = image_.data + y * image_.row_stride;
@@ -61,7 +65,7 @@ private:
     int64_t slot_bytes_ = 0;
     bool direct_ = false;
     std::vector<int64_t> held_;
-    std::vector<uint8_t> buffer_;
+    AlignedVector<uint8_t> buffer_;
 };
 
 }  // namespace maxcrops
