@@ -8,12 +8,15 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import torch
-from harness import Case, Competitor, repeat, write_results
-from torchvision_ops import declare_missing
+from harness import write_results
+
+from maxcrops.profiling._torchvision import declare_missing
+from maxcrops.profiling.harness import Case, Competitor, repeat
 
 declare_missing()
 
@@ -208,17 +211,16 @@ def command_line_case() -> Case:
     )
 
 
+def cases() -> Iterator[Case]:
+    yield batch_case(12)
+    yield batch_case(36)
+    yield cost_of_max_crops()
+    yield one_call_case(8)
+    yield one_call_case(24)
+    yield worst_case_case(128)
+    yield from policy_cases()
+    yield command_line_case()
+
+
 if __name__ == "__main__":
-    write_results(
-        "counting",
-        [
-            batch_case(12),
-            batch_case(36),
-            cost_of_max_crops(),
-            one_call_case(8),
-            one_call_case(24),
-            worst_case_case(128),
-            *policy_cases(),
-            command_line_case(),
-        ],
-    )
+    write_results("counting", (row for case in cases() for row in case.measure()))

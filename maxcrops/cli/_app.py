@@ -15,6 +15,7 @@ import typer
 from maxcrops import __version__
 from maxcrops._core import Layout
 from maxcrops._layout import layout
+from maxcrops.cli import _bench
 from maxcrops.cli._options import Json, MaxCrops, Model, Settings, plural, resolve_model
 from maxcrops.specs import Spec, get_spec, list_specs
 
@@ -29,6 +30,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
+app.add_typer(_bench.app)
 
 _PROGRESS_FROM = 200  # files; fewer are done before a bar could be read
 

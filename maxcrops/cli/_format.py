@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from rich.console import Console, JustifyMethod
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
     from maxcrops.data import ImageFile
+    from maxcrops.profiling.harness import Row
 
 WIDE = 120
 """Columns of a terminal that hold every column of the plan."""
@@ -282,6 +283,47 @@ def _run_name(run: Sequence[PlanRow], plan: Plan) -> str:
     first, last = run[0].max_crops, run[-1].max_crops
     asked = "*" if first <= plan.max_crops <= last else ""
     return (str(first) if first == last else f"{first}-{last}") + asked
+
+
+# -- bench ---------------------------------------------------------------------------------------------------------
+
+
+def bench_tables(rows: Sequence[Row]) -> list[Table]:
+    """A table a case."""
+    columns = ("competitor", "median ms", "p20 to p80", "times the peer", "times the floor")
+    tables = []
+    for case in dict.fromkeys(row.case for row in rows):
+        cells = [
+            [
+                escape(row.competitor),
+                _ms(row.seconds_median),
+                f"{_ms(row.seconds_p20)} to {_ms(row.seconds_p80)}",
+                "" if row.peer == row.competitor else f"{row.times_peer_median:.3g}",
+                "" if row.times_floor_median is None else f"{row.times_floor_median:.3g}",
+            ]
+            for row in rows
+            if row.case == case
+        ]
+        tables.append(table(escape(case), columns, cells, left=("competitor",)))
+    return tables
+
+
+def bench_footer(machine: Mapping[str, str]) -> str:
+    """How to read the tables, and what was measured where."""
+    versions = ", ".join(
+        f"{name} {machine[name]}" for name in ("python", "maxcrops", "numpy", "torch", "transformers") if machine[name]
+    )
+    load = f"; load average before it {machine['load_average']}" if machine["load_average"] else ""
+    return (
+        "Milliseconds an image. Outputs were compared before the timing. times the peer: speed relative to the same"
+        " work by the peer with as many threads, in the same dtype; times the floor: time relative to filling the"
+        f" output and reading the image once, on one thread.\n{machine['cpu']}; {versions}{load}."
+    )
+
+
+def _ms(seconds: float) -> str:
+    """Milliseconds with three digits."""
+    return f"{float(f'{seconds * 1000:.3g}'):,.10g}"
 
 
 # -- files and specs -----------------------------------------------------------------------------------------------
