@@ -431,7 +431,7 @@ class Preprocessor:
         Raises ValueError, saying why, if the pixel path cannot execute the layout.
         """
 
-    def run(self, images: Sequence[Annotated[NDArray[numpy.uint8], dict(shape=(None, None, 3), device='cpu', writable=False)]], layouts: Sequence[Layout], out: Annotated[NDArray, dict(shape=(None, None, None), order='C', device='cpu')], num_threads: int) -> None:
+    def run(self, images: Sequence[NDArray[numpy.uint8]], layouts: Sequence[Layout], out: NDArray[numpy.generic], num_threads: int) -> None:
         """
         uint8 [height, width, 3] images of any strides into out [crops, patches, values], 2 or 4 bytes each.
         """

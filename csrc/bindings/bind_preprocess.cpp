@@ -98,6 +98,8 @@ void bind_preprocess(nb::module_& m) {
              [](const Preprocessor& self, const Layout& layout) { require_executable(self.rule(), layout); },
              nb::arg("layout"), "Raises ValueError, saying why, if the pixel path cannot execute the layout.")
         .def("run", &run, nb::arg("images"), nb::arg("layouts"), nb::arg("out"), nb::arg("num_threads"),
+             nb::sig("def run(self, images: Sequence[NDArray[numpy.uint8]], layouts: Sequence[Layout], "
+                     "out: NDArray[numpy.generic], num_threads: int) -> None"),
              "uint8 [height, width, 3] images of any strides into out [crops, patches, values], 2 or 4 bytes each.");
 
     nb::class_<BufferPool>(m, "BufferPool", "Memory for outputs, on huge pages where they can be had, kept for reuse.")
