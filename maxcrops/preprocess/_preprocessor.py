@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal, TypeAlias
@@ -25,6 +26,7 @@ Tensors: TypeAlias = Literal["np", "pt"]
 
 _DTYPES = ("float32", "bfloat16", "float16")
 _BACKENDS = ("auto", "cpu", "reference")
+_ENCODED = (str, os.PathLike, bytes, bytearray, memoryview)
 _KEPT_BYTES = 256 << 20
 
 
@@ -161,17 +163,15 @@ class Preprocessor:
         pixels: list[Pixels] = []
         layouts: list[_core.Layout] = []
         failures: list[ImageFailure] = []
-        for index, image in enumerate(_as_list(images)):
-            try:
-                read = read_pixels(image, input_data_format=input_data_format)
-                layout = self._layout(*read.array.shape[:2])
-            except (MaxCropsError, ValueError, TypeError) as error:
+        items = _as_list(images)
+        for index, read in enumerate(self._read(items, input_data_format)):
+            if isinstance(read, Exception):
                 if errors == "raise":
-                    raise
-                failures.append(ImageFailure(index, str(error)))
+                    raise read if len(items) == 1 else _naming(read, index)
+                failures.append(ImageFailure(index, str(read)))
             else:
-                pixels.append(read)
-                layouts.append(layout)
+                pixels.append(read[0])
+                layouts.append(read[1])
         tensors = return_tensors or ("pt" if _is_tensor(out) or any(read.is_torch for read in pixels) else "np")
         crops = self._output(out, layouts, pixels, tensors)
         self._write([read.array for read in pixels], layouts, crops)
@@ -213,6 +213,24 @@ class Preprocessor:
             for name in ("_native", "_pool"):
                 self.__dict__.pop(name, None)
             self._process = os.getpid()
+
+    def _read(
+        self, items: Sequence[object], input_data_format: str | None
+    ) -> Iterable[tuple[Pixels, _core.Layout] | Exception]:
+        """Pixels and layout of each image, or why there are none. Files are decoded on several threads."""
+
+        def read(item: object) -> tuple[Pixels, _core.Layout] | Exception:
+            try:
+                pixels = read_pixels(item, input_data_format=input_data_format)
+                return pixels, self._layout(*pixels.array.shape[:2])
+            except (MaxCropsError, ValueError, TypeError) as error:
+                return error
+
+        threads = min(_threads(self.num_threads), sum(isinstance(item, _ENCODED) for item in items))
+        if threads < 2:
+            return map(read, items)
+        with ThreadPoolExecutor(threads) as pool:
+            return list(pool.map(read, items))
 
     def _layout(self, height: int, width: int) -> _core.Layout:
         layout = _core.layout(self.spec._core, height, width, self.max_crops)
@@ -292,6 +310,12 @@ def _as_list(images: object) -> Sequence[object]:
     if getattr(images, "ndim", 0) == 4:  # a batch array or tensor
         return list(images)  # type: ignore[call-overload, no-any-return]
     return [images]
+
+
+def _naming(error: Exception, index: int) -> Exception:
+    """The same error, with the image's place among those given."""
+    error.args = (f"{error} (image {index} of those given)",)
+    return error
 
 
 def _checked_ids(token_ids: Mapping[str, int] | None) -> tuple[int, ...]:
