@@ -122,10 +122,6 @@ class _Accelerated:
         return _accelerated, (original, self._maxcrops_num_threads, self._maxcrops_strict)
 
 
-_LEAST_MOLMO2_SIZE = 64
-"""torch resizes to a height and width of less than 128 together by a kernel that rounds differently."""
-
-
 class _AcceleratedMolmo2(_Accelerated):
     _replaces = (
         "_preprocess_image_like_inputs",
@@ -165,8 +161,6 @@ class _AcceleratedMolmo2(_Accelerated):
         size = image_processor._standardize_kwargs(size=setting("size"), default_to_square=True)["size"]
         if size.height is None or size.height != size.width:
             _refuse(f"size={dict(size)}", "give a height and a width that are equal")
-        if size.height < _LEAST_MOLMO2_SIZE:
-            _refuse(f"size={dict(size)}", f"torch's arithmetic is another one there: give {_LEAST_MOLMO2_SIZE} or more")
         return _changed(
             "molmo2",
             max_crops=setting("max_crops"),

@@ -13,6 +13,9 @@ from maxcrops import _core
 from maxcrops.specs import Spec
 from maxcrops.specs._spec import PixelRule
 
+_SMALL = 128
+"""torch resizes to a height and width of this or less together, in pixels, by its kernel for one thread."""
+
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int32]
 
@@ -36,7 +39,7 @@ def _canvas(rule: PixelRule, view: _core.View, image: npt.NDArray[np.uint8]) -> 
     if rule.resize == "bilinear_antialias":
         values = resize_antialias(image.astype(np.float32) / np.float32(255), height, width).clip(0, 1)
     else:
-        chained = rule.resize == "bilinear_rounded_one_thread"
+        chained = rule.resize == "bilinear_rounded_one_thread" or height + width <= _SMALL
         values = np.rint(resize_bilinear(image.astype(np.float32), height, width, chained=chained)).clip(0, 255)
         mean, std = mean * np.float32(255), std * np.float32(255)
     canvas = np.zeros((*view.canvas, 3), np.float32)

@@ -225,7 +225,8 @@ class PixelRule:
 
     resize: Resize
     """``bilinear_rounded``: without antialias, rounded to 8 bits, as torch gives it on two or more threads;
-    ``bilinear_rounded_one_thread``: as torch gives it on one thread, a step apart in some 20 pixels of a million;
+    ``bilinear_rounded_one_thread``: as torch gives it on one thread, a step apart in some 20 pixels of a million (and
+    on any number where height and width are 128 px or less together);
     ``bilinear_antialias``: values in 0..1, with antialias, never rounded."""
     image_mean: tuple[float, float, float]
     """Of red, green and blue in 0..1."""

@@ -69,6 +69,8 @@ SPEC = Spec(
     caveats=(
         "An image with a side under 112 px is one crop, whatever its other side.",
         "A ratio beyond the canvas's longer side in pixels leaves a side of 0 px, at which the original fails.",
+        "Kept to a width of 1 px (ratios above some 168:1), an image is its first row repeated in the original: torch's"
+        " antialiased resize of one column is wrong on the CPU. It is resized here.",
         "Its collator cuts tokens and crops beyond the sequence length without a word.",
     ),
 )

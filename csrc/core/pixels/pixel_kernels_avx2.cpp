@@ -80,7 +80,8 @@ void for_groups(const RowPlan::Piece& piece, const Group& group) {
     const int64_t pixels = piece.num_values / 3;
     const int64_t groups = (pixels + kGroupPixels - 1) / kGroupPixels;
     for (int64_t g = 0; g < groups; ++g) {
-        group(g, std::min(g * kGroupPixels, pixels - kGroupPixels), g + 1 < groups);
+        const int64_t pixel = std::min(g * kGroupPixels, pixels - kGroupPixels);
+        group(g, pixel, 3 * pixel + 16 <= piece.num_values);
     }
 }
 

@@ -92,6 +92,12 @@ void for_crops(const ImageWork& work, const ViewTargets& view, int64_t band, con
 
 // -- rounded -------------------------------------------------------------------------------------------------------
 
+// torch's CPU kernel for three channels is another one where the output is small, and on one thread.
+bool is_chained(Resize resize, Size out) {
+    constexpr int64_t kSmall = 128;
+    return resize == Resize::kBilinearRoundedChained || out.height + out.width <= kSmall;
+}
+
 struct RoundedTask {
     const ImageWork* work;
     const ViewTargets* view;
@@ -112,7 +118,7 @@ struct RoundedScratch {
     KeptRow kept[2];  // source row y in kept[y % 2]
 };
 
-void run_rounded(const RoundedTask& task, bool chained, const ByteNormalization& normalization, PixelType type,
+void run_rounded(const RoundedTask& task, Resize resize, const ByteNormalization& normalization, PixelType type,
                  const PixelKernels& kernels) {
     thread_local RoundedScratch scratch;
     const ImageWork& work = *task.work;
@@ -121,6 +127,7 @@ void run_rounded(const RoundedTask& task, bool chained, const ByteNormalization&
     const int64_t patch_size = work.patch_size;
     const int64_t num_pieces = static_cast<int64_t>(plan.pieces.size());
     const int64_t height = work.job.image.size.height;
+    const bool chained = is_chained(resize, task.view->canvas);
     // Source rows that several output rows read are resized once and kept; otherwise both passes are one.
     const bool keeps_rows = !chained && rows.in * 4 < static_cast<int64_t>(rows.first.size()) * 5;
 
@@ -477,9 +484,8 @@ void Preprocessor::run(const std::vector<ImageJob>& jobs, int num_threads, Isa i
             }
         }
     }
-    const bool chained = rule_.resize == Resize::kBilinearRoundedChained;
     parallel_for(static_cast<int64_t>(rounded.size()), num_threads, [&](int64_t i) {
-        run_rounded(rounded[static_cast<size_t>(i)], chained, byte_normalization_, type_, kernels);
+        run_rounded(rounded[static_cast<size_t>(i)], rule_.resize, byte_normalization_, type_, kernels);
     });
     parallel_for(static_cast<int64_t>(windowed.size()), num_threads, [&](int64_t i) {
         run_windowed(windowed[static_cast<size_t>(i)], unit_normalization_, type_, kernels);

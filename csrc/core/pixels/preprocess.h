@@ -19,7 +19,8 @@
 namespace maxcrops {
 
 enum class Resize {
-    kBilinearRounded,         // float32 without antialias, rounded to 8 bits, as torch does it on two or more threads
+    kBilinearRounded,         // float32 without antialias, rounded to 8 bits, as torch does it on two or more threads:
+                              // to a height and width of 128 or less together, as on one
     kBilinearRoundedChained,  // the same as torch does it on one thread
     kBilinearAntialias,       // u / 255, float32 with antialias, clipped to 0..1, not rounded
 };
