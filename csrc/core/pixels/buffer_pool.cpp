@@ -58,13 +58,14 @@ std::shared_ptr<uint8_t> BufferPool::acquire(int64_t bytes) {
 }
 
 void BufferPool::give_back(Block block) {
-    {
+    try {  // called by destructors
         const std::lock_guard<std::mutex> lock(mutex_);
         if (held_ + block.bytes <= capacity_) {
             free_.push_back(block);
             held_ += block.bytes;
             return;
         }
+    } catch (const std::bad_alloc&) {
     }
     release(block.data, block.bytes);
 }

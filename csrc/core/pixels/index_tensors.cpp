@@ -109,6 +109,10 @@ void token_pooling(const Spec& spec, const Layout& layout, int32_t first_patch, 
 void feature_positions(const Spec& spec, const Layout& layout, int32_t first_token, int32_t unused, int32_t* out) {
     require_counted_tokens(spec, layout);
     const CropRule& crop = spec.crop;
+    if (layout.has_global && layout.grid.count() > 0 && !crop.global_first) {
+        throw std::invalid_argument("[preprocess] spec " + spec.name + " has its global crop last; places of features are "
+                                    "defined for one that stands first");
+    }
     const FeatureGrids features = feature_grids(spec, layout);
     int64_t token = first_token;
     if (layout.has_global) {

@@ -93,8 +93,8 @@ struct PixelKernels {
 
     // Windows of such columns, output pixels [begin, end). Lane r, channel c: the first product, then products added in
     // groups of four, then fused for the rest, as torch's compiler ordered it. Goes to rows[r][3 * x + c] when 16 pixels
-    // are together, or the last ones; `sums` (kSumFloats) keeps them until then. `columns` starts at source pixel
-    // `origin`.
+    // are together, or the last ones, whose row may be written 45 values behind its end; `sums` (kSumFloats) keeps them
+    // until then. `columns` starts at source pixel `origin`.
     void (*sum_columns)(const WindowAxis& axis, const float* columns, int64_t origin, int64_t begin, int64_t end,
                         float* sums, float* const* rows);
 

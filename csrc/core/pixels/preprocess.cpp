@@ -440,7 +440,11 @@ Preprocessor::Preprocessor(const PixelRule& rule, PixelType type)
       type_(type),
       byte_normalization_(byte_normalization(rule.mean, rule.std)),
       unit_normalization_{rule.mean, rule.std},
-      tables_(std::make_shared<Tables>()) {}
+      tables_(std::make_shared<Tables>()) {
+    for (const float value : rule.std) {
+        if (!(value > 0)) throw std::invalid_argument("[preprocess] image_std must be above 0, got " + std::to_string(value));
+    }
+}
 
 void Preprocessor::run(const std::vector<ImageJob>& jobs, int num_threads, Isa isa) const {
     const PixelKernels& kernels = pixel_kernels(isa);

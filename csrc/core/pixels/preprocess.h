@@ -42,6 +42,7 @@ void require_executable(const PixelRule& rule, const Layout& layout);
 
 class Preprocessor {
 public:
+    // Throws std::invalid_argument for a standard deviation that is not above 0.
     Preprocessor(const PixelRule& rule, PixelType type);
 
     const PixelRule& rule() const { return rule_; }

@@ -1,0 +1,227 @@
+// The loops over pixels: every instruction set gives the scalar bytes, all of them, and touches nothing else.
+#include "pixel_fixtures.h"
+
+namespace maxcrops_test {
+namespace {
+
+INSTANTIATE_TEST_SUITE_P(Isa, PixelKernelsTest, testing::ValuesIn(available_isas()), isa_param);
+
+// -- rounded rows --------------------------------------------------------------------------------------------------
+
+struct RowCase {
+    int64_t in, out, patch;
+};
+
+void PrintTo(const RowCase& row, std::ostream* out) { *out << row.in << " to " << row.out << " by " << row.patch; }
+
+std::vector<RowCase> row_cases() {
+    std::vector<RowCase> cases;
+    for (const int64_t patch : {14, 16, 28, 5, 1, 6, 33}) {
+        for (const int64_t patches : {1, 2, 3, 7}) {
+            const int64_t out = patch * patches;
+            for (const int64_t in : {int64_t{1}, int64_t{2}, int64_t{3}, int64_t{7}, int64_t{31}, int64_t{97}, int64_t{509},
+                                     out, out + 1, 2 * out, 4 * out, 100 * out}) {
+                cases.push_back({in, out, patch});
+            }
+        }
+    }
+    return cases;
+}
+
+// A row with exactly the slack that kernels may read. The pixel behind the end is the caller's affair, and the same for
+// all; what lies behind that is noise of its own.
+std::unique_ptr<uint8_t[]> row_of(int64_t width, uint64_t seed, uint64_t noise_seed) {
+    auto row = exact<uint8_t>(3 * width + kRowSlack);
+    fill_random(seed, row.get(), 3 * width + 3);
+    fill_random(noise_seed, row.get() + 3 * width + 3, kRowSlack - 3);
+    return row;
+}
+
+struct BlendCall {
+    RowBlend by;
+    bool through_floats;  // resize_row and blend_floats instead of blend_bytes
+    int64_t split;        // pieces of a first call; the others follow in a second one
+    int64_t dy;           // row of the patches
+};
+
+Bytes blended(const PixelKernels& kernels, const RowPlan& plan, const BlendCall& call, uint64_t seed, uint64_t noise,
+              uint8_t poison = 0xA5) {
+    const auto top = row_of(plan.axis.in, seed, noise), bottom = row_of(plan.axis.in, seed + 1, noise + 1);
+    const auto stage = exact<uint8_t>(kernels.stage_bytes(plan));
+    const int64_t patches = plan.width() / plan.patch_size;
+    Guarded out(patches * 3 * plan.patch_size * plan.patch_size, poison);
+    uint8_t* to = out.data() + call.dy * 3 * plan.patch_size;
+    const int64_t count = static_cast<int64_t>(plan.pieces.size());
+    Guarded floats[2] = {{4 * kernels.row_floats(plan), 0xFF}, {4 * kernels.row_floats(plan), 0xFF}};  // NaN
+    auto* upper = reinterpret_cast<float*>(floats[0].data());
+    auto* lower = reinterpret_cast<float*>(floats[1].data());
+    for (const auto& [begin, end] : {std::make_pair(int64_t{0}, call.split), std::make_pair(call.split, count)}) {
+        if (begin == end) continue;
+        if (call.through_floats) {
+            kernels.resize_row(plan, top.get(), begin, end, stage.get(), upper);
+            kernels.resize_row(plan, bottom.get(), begin, end, stage.get(), lower);
+            kernels.blend_floats(plan, upper, lower, call.by, begin, end, to);
+        } else {
+            kernels.blend_bytes(plan, top.get(), bottom.get(), call.by, begin, end, stage.get(), to);
+        }
+    }
+    EXPECT_TRUE(out.intact() && floats[0].intact() && floats[1].intact());
+    return out.content();
+}
+
+constexpr float kRowWeights[] = {0.0F, 1.0F, 0.5F, 0.25F, 1e-7F, 0.7234567F};
+
+TEST_P(PixelKernelsTest, BlendsRowsLikeTheScalarLoop) {
+    Random random(1);
+    for (const RowCase& row : row_cases()) {
+        const RowPlan plan = row_plan(row.in, row.out, row.patch);
+        for (const float weight : kRowWeights) {
+            for (const bool chained : {false, true}) {
+                BlendCall call{{weight, chained}, false, random(0, static_cast<int64_t>(plan.pieces.size())),
+                               random(0, row.patch - 1)};
+                const auto seed = static_cast<uint64_t>(random(0, 1000));
+                const Bytes expected = blended(kScalarPixelKernels, plan, call, seed, 7);
+                ASSERT_EQ(blended(kernels(), plan, call, seed, 8), expected) << testing::PrintToString(row);
+                call.through_floats = true;
+                if (!chained) {
+                    ASSERT_EQ(blended(kernels(), plan, call, seed, 9), expected) << testing::PrintToString(row);
+                }
+            }
+        }
+    }
+}
+
+TEST_P(PixelKernelsTest, WritesEveryByteOfARowAndNoOther) {
+    for (const RowCase& row : row_cases()) {
+        const RowPlan plan = row_plan(row.in, row.out, row.patch);
+        const int64_t line = 3 * row.patch, dy = row.in % row.patch;
+        for (const bool through_floats : {false, true}) {
+            const BlendCall call{{0.5F, false}, through_floats, 0, dy};
+            const Bytes one = blended(kernels(), plan, call, 3, 4, 0xA5), other = blended(kernels(), plan, call, 3, 4, 0x5A);
+            for (size_t i = 0; i < one.size(); ++i) {
+                const bool in_row = static_cast<int64_t>(i) % (row.patch * line) / line == dy;
+                ASSERT_EQ(one[i] == other[i], in_row) << testing::PrintToString(row) << ", byte " << i;
+            }
+        }
+    }
+}
+
+TEST(RowPlan, PiecesCoverTheRowAndLieInOnePatch) {
+    for (const RowCase& row : row_cases()) {
+        const RowPlan plan = row_plan(row.in, row.out, row.patch);
+        int64_t next = 0;
+        for (const RowPlan::Piece& piece : plan.pieces) {
+            ASSERT_EQ(piece.pixel, next);
+            ASSERT_TRUE(piece.num_values > 0 && piece.num_values <= 48 && piece.num_values % 3 == 0);
+            next += piece.num_values / 3;
+            ASSERT_EQ(piece.patch, piece.pixel / row.patch);
+            ASSERT_EQ(piece.patch, (next - 1) / row.patch);
+            ASSERT_EQ(piece.offset, 3 * (piece.pixel % row.patch));
+            if (plan.vectorised) {
+                ASSERT_GE(piece.num_values, 16);
+            }
+        }
+        ASSERT_EQ(next, row.out);
+        ASSERT_EQ(plan.reads_end, plan.axis.first.back() == row.in - 1);
+    }
+}
+
+// -- antialiased ---------------------------------------------------------------------------------------------------
+
+TEST_P(PixelKernelsTest, TransposesAndDividesBy255) {
+    for (const int64_t width : {1, 2, 5, 16, 17, 86, 97}) {
+        std::unique_ptr<uint8_t[]> rows[2][kLanes];
+        const uint8_t* pointers[2][kLanes];
+        for (uint64_t copy = 0; copy < 2; ++copy) {
+            for (size_t lane = 0; lane < kLanes; ++lane) {
+                rows[copy][lane] = exact<uint8_t>(3 * width + kRowSlack);
+                fill_random(lane, rows[copy][lane].get(), 3 * width);
+                fill_random(100 * copy + lane, rows[copy][lane].get() + 3 * width, kRowSlack);
+                pointers[copy][lane] = rows[copy][lane].get();
+            }
+        }
+        for (const int64_t begin : {int64_t{0}, width / 2, width - 1}) {
+            const auto write = [&](const PixelKernels& k, uint8_t* out) {
+                k.transpose_units(pointers[&k == &kScalarPixelKernels], 3 * begin, 3 * width, reinterpret_cast<float*>(out));
+            };
+            expect_scalar_bytes((width - begin) * 3 * kLanes * 4, 0, write, kernels());
+            ASSERT_FALSE(HasFatalFailure()) << width << " from " << begin;
+        }
+    }
+}
+
+float unit_of(Random& random) { return static_cast<float>(random(0, 255)) / 255.0F; }
+
+// A row may be written to the end of a vector of 16 pixels.
+constexpr int64_t kVectorRoom = 48;
+
+// kLanes rows behind each other, summed in calls that end at `ends`, each with the columns that it needs and no more.
+std::vector<float> summed_columns(const PixelKernels& kernels, const WindowAxis& axis, const std::vector<int64_t>& ends) {
+    const int64_t width = static_cast<int64_t>(axis.first.size());
+    Random random(static_cast<uint64_t>(axis.in));
+    std::vector<float> all(static_cast<size_t>(axis.in * 3 * kLanes));
+    for (float& value : all) value = unit_of(random);
+    const auto sums = exact<float>(kSumFloats);
+    std::fill_n(sums.get(), kSumFloats, -9.0F);
+    std::unique_ptr<float[]> rows[kLanes];
+    float* pointers[kLanes];
+    for (size_t lane = 0; lane < kLanes; ++lane) {
+        rows[lane] = exact<float>(3 * width + kVectorRoom);
+        std::fill_n(rows[lane].get(), 3 * width + kVectorRoom, -7.0F);
+        pointers[lane] = rows[lane].get();
+    }
+    int64_t begin = 0;
+    for (const int64_t end : ends) {
+        const int64_t origin = axis.first[static_cast<size_t>(begin)], pixels = axis.end(end - 1) - origin;
+        const auto columns = exact<float>(pixels * 3 * kLanes);
+        std::copy_n(all.begin() + origin * 3 * kLanes, pixels * 3 * kLanes, columns.get());
+        kernels.sum_columns(axis, columns.get(), origin, begin, end, sums.get(), pointers);
+        begin = end;
+    }
+    std::vector<float> result;
+    for (const auto& row : rows) result.insert(result.end(), row.get(), row.get() + 3 * width);
+    return result;
+}
+
+TEST_P(PixelKernelsTest, SumsColumnsLikeTheScalarLoopHoweverTheyCome) {
+    Random random(3);
+    for (const auto& [in, out] : std::vector<std::pair<int64_t, int64_t>>{
+             {1, 1}, {1, 50}, {2, 17}, {3, 97}, {97, 97}, {97, 31}, {1000, 10}, {640, 378}, {379, 378}, {53, 211}, {12, 5}}) {
+        const WindowAxis axis = window_axis(in, out);
+        const std::vector<float> expected = summed_columns(kScalarPixelKernels, axis, {out});
+        for (const float value : expected) ASSERT_TRUE(value >= 0.0F && value < 1.01F);
+        for (int i = 0; i < 12; ++i) {
+            std::vector<int64_t> ends;
+            for (int64_t end = 0; i > 0 && (end = random(end + 1, std::min(end + 40, out))) < out;) ends.push_back(end);
+            ends.push_back(out);
+            ASSERT_EQ(summed_columns(kernels(), axis, ends), expected) << in << " to " << out;
+        }
+    }
+}
+
+TEST_P(PixelKernelsTest, SumsRowsLikeTheScalarLoop) {
+    Random random(4);
+    const UnitNormalization normalization{{0.48145466F, 0.0F, 0.40821073F}, {0.26862954F, 1.0F, 0.27577711F}};
+    for (const int64_t num_rows : {1, 2, 3, 4, 5, 6, 7, 8, 9, 201, 255, 256, 257, 300}) {
+        for (const int64_t count : {1, 3, 15, 16, 23, 24, 25, 47, 48, 49, 51, 96, 291}) {
+            std::vector<std::unique_ptr<float[]>> rows;
+            std::vector<const float*> pointers;
+            const auto weights = exact<float>(num_rows);
+            for (int64_t j = 0; j < num_rows; ++j) {
+                rows.push_back(exact<float>(count));
+                for (int64_t i = 0; i < count; ++i) rows.back()[static_cast<size_t>(i)] = unit_of(random);
+                pointers.push_back(rows.back().get());
+                // Sums pass 1 now and then, so that they are clipped.
+                weights[static_cast<size_t>(j)] = 2.0F * unit_of(random) / static_cast<float>(num_rows);
+            }
+            const auto write = [&](const PixelKernels& k, uint8_t* out) {
+                k.sum_rows(pointers.data(), weights.get(), num_rows, count, normalization, reinterpret_cast<float*>(out));
+            };
+            expect_scalar_bytes(4 * count, 0, write, kernels());
+            ASSERT_FALSE(HasFatalFailure()) << num_rows << " rows of " << count;
+        }
+    }
+}
+
+}  // namespace
+}  // namespace maxcrops_test
