@@ -210,6 +210,10 @@ TEST(IndexTensors, FeaturePositionsNameEachFeatureTokenOnce) {
         const int64_t features =
             ceil_div(crop.patches, spec.crop.pooling_rows) * ceil_div(crop.patches, spec.crop.pooling_cols);
         std::vector<int32_t> positions(static_cast<size_t>(layout.num_crops * features));
+        if (layout.has_global && layout.grid.count() > 0 && !spec.crop.global_first) {
+            EXPECT_THROW(feature_positions(spec, layout, 0, -1, positions.data()), std::invalid_argument);
+            return;
+        }
         feature_positions(spec, layout, 0, -1, positions.data());
         std::vector<int32_t> used, expected;
         std::copy_if(positions.begin(), positions.end(), std::back_inserter(used), [](int32_t at) { return at >= 0; });
