@@ -5,7 +5,8 @@
     +-- ConfigError (ValueError)           a model folder whose files contradict themselves or the family
     +-- BudgetTooSmallError (ValueError)   not even the smallest max_crops fits
     +-- ImageReadError (OSError)           a file that is missing, broken, or gives no size
-    +-- UnsupportedError (ValueError)      a processor, setting or image that cannot be accelerated
+    +-- UnsupportedError (ValueError)      a model, processor or setting that is known and cannot be handled
+    +-- DryRunError (RuntimeError)         a dry run that crashed, ran out of memory or of time
 
 Arguments that are wrong by themselves (a size of 0, an array of floats) raise plain ValueError or TypeError.
 """
@@ -37,4 +38,8 @@ class ImageReadError(MaxCropsError, OSError):
 
 
 class UnsupportedError(MaxCropsError, ValueError):
-    """A processor, setting or image whose original could not be matched; the message names it and the fix."""
+    """A model, processor, setting or image that cannot be handled as asked; the message names it and the fix."""
+
+
+class DryRunError(MaxCropsError, RuntimeError):
+    """A dry run that failed by itself: it crashed, ran out of memory or of time, or the model raised an error."""
