@@ -454,13 +454,18 @@ class BufferPool:
 
 def feature_grids(spec: Spec, layout: Layout) -> tuple[int, int, int, int]: ...
 
-def token_pooling(spec: Spec, layout: Layout, first_patch: int, out: Annotated[NDArray[numpy.int32], dict(order='C', device='cpu')]) -> None: ...
+def num_features(spec: Spec, layouts: Sequence[Layout]) -> int:
+    """Features of the images of a batch together."""
 
-def feature_positions(spec: Spec, layout: Layout, first_token: int, unused: int, out: Annotated[NDArray[numpy.int32], dict(order='C', device='cpu')]) -> None: ...
+def write_token_pooling(spec: Spec, layouts: Sequence[Layout], pooling: Annotated[NDArray[numpy.int32], dict(order='C', device='cpu')], grids: Annotated[NDArray[numpy.int64], dict(order='C', device='cpu')], num_crops: Annotated[NDArray[numpy.int64], dict(order='C', device='cpu')]) -> None:
+    """
+    Into int32 [features, pooled patches], int64 [images, 4], int64 [images].
+    """
 
-def patch_masks(layout: Layout, out: Annotated[NDArray[numpy.float32], dict(order='C', device='cpu')]) -> None: ...
-
-def image_tokens(spec: Spec, layout: Layout, ids: Sequence[int], out: Annotated[NDArray[numpy.int32], dict(order='C', device='cpu')]) -> None: ...
+def write_positions(spec: Spec, layouts: Sequence[Layout], token_ids: Sequence[int], unused: int, positions: Annotated[NDArray[numpy.int32], dict(order='C', device='cpu')], masks: Annotated[NDArray[numpy.float32], dict(order='C', device='cpu')], tokens: Annotated[NDArray[numpy.int32], dict(order='C', device='cpu')]) -> None:
+    """
+    Into int32 [crops, features a crop], float32 [crops, patches], int32 [tokens].
+    """
 
 def memory_floor(out: Annotated[NDArray[numpy.uint8], dict(shape=(None,), order='C', device='cpu')], source: Annotated[NDArray[numpy.uint8], dict(shape=(None,), order='C', device='cpu', writable=False)], num_threads: int) -> int:
     """

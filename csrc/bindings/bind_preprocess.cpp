@@ -4,7 +4,9 @@
 #include <nanobind/stl/shared_ptr.h>
 #include <nanobind/stl/vector.h>
 
+#include <algorithm>
 #include <array>
+#include <cstdint>
 #include <memory>
 #include <vector>
 
@@ -24,6 +26,7 @@ using Output = nb::ndarray<nb::ndim<3>, nb::c_contig, nb::device::cpu>;
 using Bytes = nb::ndarray<uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using ConstBytes = nb::ndarray<const uint8_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using Int32s = nb::ndarray<int32_t, nb::c_contig, nb::device::cpu>;
+using Int64s = nb::ndarray<int64_t, nb::c_contig, nb::device::cpu>;
 using Floats = nb::ndarray<float, nb::c_contig, nb::device::cpu>;
 
 ImageView view_of(const Image& image) {
@@ -66,6 +69,55 @@ void run(const Preprocessor& preprocessor, const std::vector<Image>& images, con
     const Isa isa = active_isa();  // reads the environment, which Python changes under the GIL
     nb::gil_scoped_release release;
     preprocessor.run(jobs, num_threads, isa);
+}
+
+void write_token_pooling(const Spec& spec, const std::vector<const Layout*>& layouts, const Int32s& pooling,
+                         const Int64s& grids, const Int64s& num_crops) {
+    const int64_t pooled = spec.crop.pooling_rows * spec.crop.pooling_cols;
+    int64_t features = 0, patches = 0;
+    for (const Layout* layout : layouts) {
+        features += feature_grids(spec, *layout).count();
+        patches += layout->vit_patches;
+    }
+    require_size(pooling, features * pooled);
+    require_size(grids, 4 * static_cast<int64_t>(layouts.size()));
+    require_size(num_crops, static_cast<int64_t>(layouts.size()));
+    if (patches > INT32_MAX) throw nb::value_error("[preprocess] a batch must have fewer than 2^31 patches; make it smaller");
+    int32_t* out = pooling.data();
+    patches = 0;
+    for (size_t i = 0; i < layouts.size(); ++i) {
+        const Layout& layout = *layouts[i];
+        const FeatureGrids of = feature_grids(spec, layout);
+        token_pooling(spec, layout, static_cast<int32_t>(patches), out);
+        out += of.count() * pooled;
+        patches += layout.vit_patches;
+        const int64_t row[4] = {of.global.rows, of.global.cols, of.local.rows, of.local.cols};
+        std::copy(row, row + 4, grids.data() + 4 * i);
+        num_crops.data()[i] = layout.num_crops;
+    }
+}
+
+void write_positions(const Spec& spec, const std::vector<const Layout*>& layouts, const std::array<int32_t, 4>& ids,
+                     int32_t unused, const Int32s& positions, const Floats& masks, const Int32s& tokens) {
+    const CropRule& crop = spec.crop;
+    const int64_t features = ceil_div(crop.crop_patches(), crop.pooling_rows) * ceil_div(crop.crop_patches(), crop.pooling_cols);
+    const int64_t patches = crop.crop_patches() * crop.crop_patches();
+    int64_t num_crops = 0, num_tokens = 0;
+    for (const Layout* layout : layouts) {
+        num_crops += layout->num_crops;
+        num_tokens += layout->sequence_tokens;
+    }
+    require_size(positions, num_crops * features);
+    require_size(masks, num_crops * patches);
+    require_size(tokens, num_tokens);
+    int64_t at_crop = 0, at_token = 0;
+    for (const Layout* layout : layouts) {
+        feature_positions(spec, *layout, static_cast<int32_t>(at_token), unused, positions.data() + at_crop * features);
+        patch_masks(*layout, masks.data() + at_crop * patches);
+        image_tokens(spec, *layout, ids.data(), tokens.data() + at_token);
+        at_crop += layout->num_crops;
+        at_token += layout->sequence_tokens;
+    }
 }
 
 nb::object empty(BufferPool& pool, int64_t bytes) {
@@ -118,35 +170,19 @@ void bind_preprocess(nb::module_& m) {
         nb::arg("spec"), nb::arg("layout"),
         nb::sig("def feature_grids(spec: Spec, layout: Layout) -> tuple[int, int, int, int]"));
     m.def(
-        "token_pooling",
-        [](const Spec& spec, const Layout& layout, int32_t first_patch, Int32s out) {
-            require_size(out, feature_grids(spec, layout).count() * spec.crop.pooling_rows * spec.crop.pooling_cols);
-            token_pooling(spec, layout, first_patch, out.data());
+        "num_features",
+        [](const Spec& spec, const std::vector<const Layout*>& layouts) {
+            int64_t count = 0;
+            for (const Layout* layout : layouts) count += feature_grids(spec, *layout).count();
+            return count;
         },
-        nb::arg("spec"), nb::arg("layout"), nb::arg("first_patch"), nb::arg("out"));
-    m.def(
-        "feature_positions",
-        [](const Spec& spec, const Layout& layout, int32_t first_token, int32_t unused, Int32s out) {
-            const int64_t rows = ceil_div(spec.crop.crop_patches(), spec.crop.pooling_rows);
-            const int64_t cols = ceil_div(spec.crop.crop_patches(), spec.crop.pooling_cols);
-            require_size(out, layout.num_crops * rows * cols);
-            feature_positions(spec, layout, first_token, unused, out.data());
-        },
-        nb::arg("spec"), nb::arg("layout"), nb::arg("first_token"), nb::arg("unused"), nb::arg("out"));
-    m.def(
-        "patch_masks",
-        [](const Layout& layout, Floats out) {
-            require_size(out, layout.num_crops * layout.crop.crop_patches() * layout.crop.crop_patches());
-            patch_masks(layout, out.data());
-        },
-        nb::arg("layout"), nb::arg("out"));
-    m.def(
-        "image_tokens",
-        [](const Spec& spec, const Layout& layout, const std::array<int32_t, 4>& ids, Int32s out) {
-            require_size(out, layout.sequence_tokens);
-            image_tokens(spec, layout, ids.data(), out.data());
-        },
-        nb::arg("spec"), nb::arg("layout"), nb::arg("ids"), nb::arg("out"));
+        nb::arg("spec"), nb::arg("layouts"), "Features of the images of a batch together.");
+    m.def("write_token_pooling", &write_token_pooling, nb::arg("spec"), nb::arg("layouts"), nb::arg("pooling"),
+          nb::arg("grids"), nb::arg("num_crops"),
+          "Into int32 [features, pooled patches], int64 [images, 4], int64 [images].");
+    m.def("write_positions", &write_positions, nb::arg("spec"), nb::arg("layouts"), nb::arg("token_ids"),
+          nb::arg("unused"), nb::arg("positions"), nb::arg("masks"), nb::arg("tokens"),
+          "Into int32 [crops, features a crop], float32 [crops, patches], int32 [tokens].");
     m.def(
         "memory_floor",
         [](Bytes out, ConstBytes source, int num_threads) {

@@ -115,6 +115,8 @@ class Preprocessor:
         if num_threads is not None:
             require_threads("preprocess", num_threads)
         self.spec = spec
+        self._rule = spec.pixels
+        self._crop_shape = (spec.crop.crop_size // spec.crop.patch_size) ** 2, 3 * spec.crop.patch_size**2
         self.dtype = dtype
         self.backend = "cpu" if backend == "auto" else backend
         self.num_threads = num_threads
@@ -175,8 +177,9 @@ class Preprocessor:
         tensors = return_tensors or ("pt" if _is_tensor(out) or any(read.is_torch for read in pixels) else "np")
         crops = self._output(out, layouts, pixels, tensors)
         self._write([read.array for read in pixels], layouts, crops)
-        batch = Batch({_packing.pixel_key(self.spec): self._typed(crops, tensors) if out is None else out})
-        for key, array in _packing.index_arrays(self.spec, layouts, self.token_ids).items():
+        batch = Batch({_packing.pixel_key(self._rule): self._typed(crops, tensors) if out is None else out})
+        index_arrays = _reference.index_arrays if self.backend == "reference" else _packing.index_arrays
+        for key, array in index_arrays(self.spec, self._rule, layouts, self.token_ids).items():
             batch[key] = _to_torch(array) if tensors == "pt" else array
         batch.failures = tuple(failures)
         return batch
@@ -187,7 +190,7 @@ class Preprocessor:
         for height, width in sizes:
             require_arguments("preprocess", self.spec, height=height, width=width)
             crops += self._layout(height, width).num_crops
-        return (crops, (self.spec.crop_size // self.spec.patch_size) ** 2, 3 * self.spec.patch_size**2)
+        return (crops, *self._crop_shape)
 
     def __repr__(self) -> str:
         return f"Preprocessor({self.spec.key!r}, dtype={self.dtype!r}, backend={self.backend!r})"
@@ -199,8 +202,7 @@ class Preprocessor:
 
     @cached_property
     def _native(self) -> _core.Preprocessor:
-        spec = self.spec
-        rule = _core.PixelRule(_core.Resize[spec.resize.upper()], spec.image_mean, spec.image_std)
+        rule = _core.PixelRule(_core.Resize[self._rule.resize.upper()], self._rule.image_mean, self._rule.image_std)
         return _core.Preprocessor(rule, _core.PixelType[self.dtype.upper()])
 
     @cached_property
@@ -242,7 +244,7 @@ class Preprocessor:
     ) -> npt.NDArray[Any]:
         """[crops, patches, values] as float32, or as the uint16 bits of a 16-bit type."""
         crops = sum(layout.num_crops for layout in layouts)
-        shape = (crops, (self.spec.crop_size // self.spec.patch_size) ** 2, 3 * self.spec.patch_size**2)
+        shape = (crops, *self._crop_shape)
         storage = np.dtype(np.float32 if self.dtype == "float32" else np.uint16)
         if out is None:
             if tensors == "np" and self.dtype == "bfloat16":
@@ -285,10 +287,9 @@ class Preprocessor:
         if self.backend == "cpu":
             self._native.run(images, layouts, out, _threads(self.num_threads))
             return
-        assert self.spec.pixels is not None
         crop = 0
         for image, layout in zip(images, layouts, strict=True):
-            crops = _reference.crops_of(self.spec.pixels, layout, image)
+            crops = _reference.crops_of(self._rule, layout, image)
             out[crop : crop + layout.num_crops] = _rounded(crops, self.dtype)
             crop += layout.num_crops
 

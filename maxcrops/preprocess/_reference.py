@@ -6,6 +6,9 @@ unless a line says otherwise; ``fma`` is written where their compiler fuses.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
+from typing import Any
+
 import numpy as np
 import numpy.typing as npt
 
@@ -133,6 +136,32 @@ def resize_antialias(image: Floats, height: int, width: int) -> Floats:
 
 
 # -- index tensors -------------------------------------------------------------------------------------------------
+
+
+def index_arrays(
+    spec: Spec, rule: PixelRule, layouts: Sequence[_core.Layout], token_ids: Sequence[int]
+) -> dict[str, npt.NDArray[Any]]:
+    """What stands behind the crops in the batch, image by image."""
+    if rule.pack == "token_pooling":
+        before = np.cumsum([0] + [layout.vit_patches for layout in layouts])
+        pooling = [token_pooling(spec, layout) for layout in layouts]
+        grids = [_core.feature_grids(spec._core, layout) for layout in layouts]
+        return {
+            "image_token_pooling": _joined(np.where(p < 0, p, p + b) for p, b in zip(pooling, before, strict=False)),
+            "image_grids": np.array(grids, np.int64).reshape(-1, 4),
+            "image_num_crops": np.array([layout.num_crops for layout in layouts], np.int64),
+        }
+    before = np.cumsum([0] + [layout.sequence_tokens for layout in layouts])
+    positions = [feature_positions(spec, layout) for layout in layouts]
+    return {
+        "image_input_idx": _joined(np.where(p < 0, p, p + b) for p, b in zip(positions, before, strict=False)),
+        "image_masks": np.concatenate([patch_masks(layout) for layout in layouts]),
+        "image_tokens": np.array(token_ids, np.int32)[_joined(image_tokens(spec, layout) for layout in layouts)],
+    }
+
+
+def _joined(arrays: Iterable[Ints]) -> Ints:
+    return np.concatenate(list(arrays)).astype(np.int32)
 
 
 def token_pooling(spec: Spec, layout: _core.Layout) -> Ints:

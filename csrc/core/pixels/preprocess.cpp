@@ -31,6 +31,9 @@ constexpr int64_t kStreamBytes = int64_t{4} << 20;
 // Bytes of a row are counted in 32 bits.
 constexpr int64_t kMaxPixelSide = (int64_t{1} << 29) - 1;
 
+// Tasks that an image is cut in for each thread, to even out their ends.
+constexpr int64_t kStripsAThread = 3;
+
 // Pieces of a band that are made from top to bottom before the next: their tables and rows stay in the first cache.
 constexpr int64_t kTilePieces = 16;
 
@@ -90,6 +93,14 @@ void for_crops(const ImageWork& work, const ViewTargets& view, int64_t band, con
     }
 }
 
+void prefetch(const void* address) {
+#if defined(__GNUC__)
+    __builtin_prefetch(address, 0, 2);
+#else
+    static_cast<void>(address);
+#endif
+}
+
 // -- rounded -------------------------------------------------------------------------------------------------------
 
 // torch's CPU kernel for three channels is another one where the output is small, and on one thread.
@@ -98,87 +109,146 @@ bool is_chained(Resize resize, Size out) {
     return resize == Resize::kBilinearRoundedChained || out.height + out.width <= kSmall;
 }
 
-struct RoundedTask {
-    const ImageWork* work;
+// One view within a task: some of its bands.
+struct RoundedView {
     const ViewTargets* view;
     std::shared_ptr<const RowPlan> cols;
     std::shared_ptr<const TwoTapAxis> rows;
     int64_t band_begin, band_end;
 };
 
-// A horizontally resized row, and which source row each tile of it is of.
-struct KeptRow {
-    AlignedVector<float> values;
-    std::vector<int64_t> source;
+struct RoundedTask {
+    const ImageWork* work;
+    std::vector<RoundedView> views;
 };
 
-struct RoundedScratch {
-    RowReader reader;
-    AlignedVector<uint8_t> band, stage;
-    KeptRow kept[2];  // source row y in kept[y % 2]
-};
-
-void run_rounded(const RoundedTask& task, Resize resize, const ByteNormalization& normalization, PixelType type,
-                 const PixelKernels& kernels) {
-    thread_local RoundedScratch scratch;
-    const ImageWork& work = *task.work;
-    const RowPlan& plan = *task.cols;
-    const TwoTapAxis& rows = *task.rows;
-    const int64_t patch_size = work.patch_size;
-    const int64_t num_pieces = static_cast<int64_t>(plan.pieces.size());
-    const int64_t height = work.job.image.size.height;
-    const bool chained = is_chained(resize, task.view->canvas);
-    // Source rows that several output rows read are resized once and kept; otherwise both passes are one.
-    const bool keeps_rows = !chained && rows.in * 4 < static_cast<int64_t>(rows.first.size()) * 5;
-
-    // Rows that must be copied are copied once a band: it reads few when they are kept, and is one tile otherwise.
-    scratch.reader.reset(work.job.image, keeps_rows ? 2 * patch_size : 2, plan.reads_end);
-    const int64_t tile_pieces = keeps_rows || scratch.reader.is_direct() ? kTilePieces : num_pieces;
-    scratch.band.resize(static_cast<size_t>(task.view->canvas.width * 3 * patch_size));
-    scratch.stage.resize(static_cast<size_t>(kernels.stage_bytes(plan)));
-    const int64_t num_tiles = ceil_div(num_pieces, tile_pieces);
-    if (keeps_rows) {
-        for (KeptRow& row : scratch.kept) {
+// A view's progress through its bands.
+class RoundedBands {
+public:
+    void start(const ImageWork& work, const RoundedView& part, Resize resize, const PixelKernels& kernels) {
+        work_ = &work;
+        part_ = &part;
+        kernels_ = &kernels;
+        band_ = part.band_begin;
+        const RowPlan& plan = *part.cols;
+        const auto out_rows = static_cast<int64_t>(part.rows->first.size());
+        chained_ = is_chained(resize, part.view->canvas);
+        // Source rows that several output rows read are resized once and kept; otherwise both passes are one.
+        keeps_rows_ = !chained_ && part.rows->in * 4 < out_rows * 5;
+        // Rows that must be copied are copied once a band: it reads few when they are kept, and is one tile otherwise.
+        reader_.reset(work.job.image, keeps_rows_ ? 2 * work.patch_size : 2, plan.reads_end);
+        num_pieces_ = static_cast<int64_t>(plan.pieces.size());
+        tile_pieces_ = keeps_rows_ || reader_.is_direct() ? kTilePieces : num_pieces_;
+        bytes_.resize(static_cast<size_t>(part.view->canvas.width * 3 * work.patch_size));
+        stage_.resize(static_cast<size_t>(kernels.stage_bytes(plan)));
+        if (!keeps_rows_) return;
+        for (KeptRow& row : kept_) {
             row.values.resize(static_cast<size_t>(kernels.row_floats(plan)));
-            row.source.assign(static_cast<size_t>(num_tiles), -1);
+            row.source.assign(static_cast<size_t>(ceil_div(num_pieces_, tile_pieces_)), -1);
         }
     }
-    uint8_t* band = scratch.band.data();
-    uint8_t* stage = scratch.stage.data();
-    const auto resized = [&](int64_t y, int64_t tile) {
-        KeptRow& row = scratch.kept[y % 2];
-        if (std::exchange(row.source[static_cast<size_t>(tile)], y) != y) {
-            const int64_t begin = tile * tile_pieces;
-            kernels.resize_row(plan, scratch.reader.row(y), begin, std::min(begin + tile_pieces, num_pieces), stage,
-                               row.values.data());
+
+    bool is_done() const { return band_ == part_->band_end; }
+
+    // The last source row that the next band reads.
+    int64_t last_source_row() const { return first_tap((band_ + 1) * work_->patch_size - 1) + 1; }
+
+    void make_band() {
+        for (int64_t begin = 0; begin < num_pieces_; begin += tile_pieces_) {
+            make_tile(begin, std::min(begin + tile_pieces_, num_pieces_));
         }
-        return row.values.data();
+    }
+
+    void write_band(const ByteNormalization& normalization, PixelType type) {
+        for_crops(*work_, *part_->view, band_, [&](const CropTarget& crop, int64_t first, int64_t count) {
+            kernels_->normalize_bytes(normalization, bytes_.data() + first, count, 0, type, work_->stream,
+                                      work_->place(crop, band_, bytes_of(type)));
+        });
+        ++band_;
+    }
+
+private:
+    // A horizontally resized row, and which source row each tile of it is of. Source row y is in kept_[y % 2].
+    struct KeptRow {
+        AlignedVector<float> values;
+        std::vector<int64_t> source;
     };
 
-    for (int64_t at = task.band_begin; at < task.band_end; ++at) {
-        for (int64_t tile = 0; tile < num_tiles; ++tile) {
-            const int64_t begin = tile * tile_pieces, end = std::min(begin + tile_pieces, num_pieces);
-            for (int64_t dy = 0; dy < patch_size; ++dy) {
-                const auto y = static_cast<size_t>(at * patch_size + dy);
-                const int64_t top = rows.first[y];
-                const int64_t bottom = std::min(top + 1, height - 1);
-                const RowBlend by{rows.weight[y], chained};
-                uint8_t* out = band + dy * 3 * patch_size;
-                if (keeps_rows) {
-                    const float* upper = resized(top, tile);
-                    kernels.blend_floats(plan, upper, resized(bottom, tile), by, begin, end, out);
-                } else {
-                    const uint8_t* upper = scratch.reader.row(top);
-                    kernels.blend_bytes(plan, upper, scratch.reader.row(bottom), by, begin, end, stage, out);
-                }
+    int64_t first_tap(int64_t row) const { return part_->rows->first[static_cast<size_t>(row)]; }
+
+    void make_tile(int64_t begin, int64_t end) {
+        const RowPlan& plan = *part_->cols;
+        const int64_t patch_size = work_->patch_size, last_row = work_->job.image.size.height - 1;
+        const bool foresees = work_->job.image.has_packed_rows() && band_ + 1 < part_->band_end;
+        int64_t asked_for = last_source_row();
+        for (int64_t dy = 0; dy < patch_size; ++dy) {
+            const int64_t y = band_ * patch_size + dy;
+            if (foresees) {
+                const int64_t next = first_tap(y + patch_size);
+                ask_for_rows(std::max(asked_for + 1, next), std::min(next + 1, last_row), begin, end);
+                asked_for = std::max(asked_for, next + 1);
+            }
+            const int64_t top = first_tap(y), bottom = std::min(top + 1, last_row);
+            const RowBlend by{part_->rows->weight[static_cast<size_t>(y)], chained_};
+            uint8_t* out = bytes_.data() + dy * 3 * patch_size;
+            if (keeps_rows_) {
+                const float* upper = resized(top, begin, end);
+                kernels_->blend_floats(plan, upper, resized(bottom, begin, end), by, begin, end, out);
+            } else {
+                const uint8_t* upper = reader_.row(top);
+                kernels_->blend_bytes(plan, upper, reader_.row(bottom), by, begin, end, stage_.data(), out);
             }
         }
-        for_crops(work, *task.view, at, [&](const CropTarget& crop, int64_t first, int64_t count) {
-            kernels.normalize_bytes(normalization, band + first, count, 0, type, work.stream,
-                                    work.place(crop, at, bytes_of(type)));
-        });
     }
-    if (work.stream) kernels.finish_streams();
+
+    const float* resized(int64_t y, int64_t begin, int64_t end) {
+        KeptRow& row = kept_[y % 2];
+        if (std::exchange(row.source[static_cast<size_t>(begin / tile_pieces_)], y) != y) {
+            kernels_->resize_row(*part_->cols, reader_.row(y), begin, end, stage_.data(), row.values.data());
+        }
+        return row.values.data();
+    }
+
+    // A tile reads a short piece of many rows, which the hardware does not foresee: while a band is made, the rows of
+    // the next one are asked for.
+    void ask_for_rows(int64_t first, int64_t last, int64_t begin, int64_t end) const {
+        const RowPlan& plan = *part_->cols;
+        const RowPlan::Piece& piece = plan.pieces[static_cast<size_t>(end - 1)];
+        const int64_t from = plan.offset[static_cast<size_t>(plan.pieces[static_cast<size_t>(begin)].pixel)];
+        const int64_t to = plan.offset[static_cast<size_t>(piece.pixel + piece.num_values / 3 - 1)];
+        for (int64_t row = first; row <= last; ++row) {
+            const uint8_t* bytes = work_->job.image.data + row * work_->job.image.row_stride;
+            for (int64_t byte = from; byte <= to; byte += 64) prefetch(bytes + byte);
+        }
+    }
+
+    const ImageWork* work_ = nullptr;
+    const RoundedView* part_ = nullptr;
+    const PixelKernels* kernels_ = nullptr;
+    bool chained_ = false, keeps_rows_ = false;
+    int64_t num_pieces_ = 0, tile_pieces_ = 0;
+    int64_t band_ = 0;
+    RowReader reader_;
+    AlignedVector<uint8_t> bytes_, stage_;
+    KeptRow kept_[2];
+};
+
+// Bands of all views in the order of the source rows they end with, so that an image is read from memory once.
+void run_rounded(const RoundedTask& task, Resize resize, const ByteNormalization& normalization, PixelType type,
+                 const PixelKernels& kernels) {
+    thread_local std::vector<RoundedBands> views;
+    views.resize(std::max(views.size(), task.views.size()));
+    const auto end = views.begin() + static_cast<std::ptrdiff_t>(task.views.size());
+    for (size_t v = 0; v < task.views.size(); ++v) views[v].start(*task.work, task.views[v], resize, kernels);
+    const auto earlier = [](const RoundedBands& a, const RoundedBands& b) {
+        return !a.is_done() && (b.is_done() || a.last_source_row() < b.last_source_row());
+    };
+    for (auto next = std::min_element(views.begin(), end, earlier); !next->is_done();
+         next = std::min_element(views.begin(), end, earlier)) {
+        next->make_band();
+        next->write_band(normalization, type);
+    }
+    if (task.work->stream) kernels.finish_streams();
 }
 
 // -- antialiased ---------------------------------------------------------------------------------------------------
@@ -288,14 +358,6 @@ struct WindowedScratch {
     std::vector<WindowedBands> views;
     AlignedVector<float> columns;
 };
-
-void prefetch(const void* address) {
-#if defined(__GNUC__)
-    __builtin_prefetch(address);
-#else
-    static_cast<void>(address);
-#endif
-}
 
 // One block of kLanes source rows, horizontally resized for every view that reads it.
 void resize_block(const WindowedTask& task, int64_t first_row, WindowedScratch& scratch, const PixelKernels& kernels) {
@@ -477,14 +539,16 @@ void Preprocessor::run(const std::vector<ImageJob>& jobs, int num_threads, Isa i
                 windowed.push_back(std::move(task));
             }
         } else {
-            for (const ViewTargets& view : kept.views) {
-                const int64_t bands = view.bands(kept.patch_size);
-                const int64_t strips = parts == 1 ? 1 : std::min(bands, 4 * parts);
-                for (int64_t strip = 0; strip < strips; ++strip) {
-                    rounded.push_back({&kept, &view, tables_->plan(image.width, view.canvas.width, kept.patch_size),
-                                       tables_->axis(image.height, view.canvas.height), bands * strip / strips,
-                                       bands * (strip + 1) / strips});
+            const int64_t strips = parts == 1 ? 1 : kStripsAThread * parts;
+            for (int64_t strip = 0; strip < strips; ++strip) {
+                RoundedTask task{&kept, {}};
+                for (const ViewTargets& view : kept.views) {
+                    const int64_t bands = view.bands(kept.patch_size);
+                    task.views.push_back({&view, tables_->plan(image.width, view.canvas.width, kept.patch_size),
+                                          tables_->axis(image.height, view.canvas.height), bands * strip / strips,
+                                          bands * (strip + 1) / strips});
                 }
+                rounded.push_back(std::move(task));
             }
         }
     }
