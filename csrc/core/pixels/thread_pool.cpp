@@ -8,9 +8,14 @@
 #include <mutex>
 #include <system_error>
 #include <thread>
+#include <vector>
 
 #if defined(__unix__) || defined(__APPLE__)
 #include <unistd.h>
+#endif
+#if defined(__linux__)
+#include <pthread.h>
+#include <sched.h>
 #endif
 
 namespace maxcrops {
@@ -55,6 +60,7 @@ public:
         {
             const std::lock_guard<std::mutex> lock(mutex_);
             start_workers(job.helpers_wanted);
+            keep_off_this_cpu();
             jobs_.push_back(&job);
         }
         job.helpers_wanted == 1 ? wake_.notify_one() : wake_.notify_all();
@@ -70,9 +76,29 @@ private:
     // As many as any caller has asked for; a call may get fewer when others are busy, or when none can be started.
     void start_workers(int wanted) {
         try {
-            for (; num_workers_ < wanted; ++num_workers_) std::thread([this] { serve(); }).detach();
+            while (static_cast<int>(workers_.size()) < wanted) {
+                std::thread worker([this] { serve(); });
+                workers_.push_back(worker.native_handle());
+                worker.detach();
+                kept_off_ = -1;
+            }
         } catch (const std::system_error&) {
         }
+    }
+
+    // A sleeping worker is often woken on the CPU that it last ran on. If the caller has come to run there meanwhile, it
+    // waits for the scheduler's next balancing, some milliseconds, which is longer than most jobs take.
+    void keep_off_this_cpu() {
+#if defined(__linux__)
+        constexpr size_t kFewWorkers = 16;  // a system call each
+        cpu_set_t others;
+        const int self = sched_getcpu();
+        if (workers_.size() > kFewWorkers || self < 0 || self == kept_off_) return;
+        if (sched_getaffinity(0, sizeof others, &others) != 0 || CPU_COUNT(&others) < 2) return;
+        CPU_CLR(self, &others);
+        for (const std::thread::native_handle_type worker : workers_) pthread_setaffinity_np(worker, sizeof others, &others);
+        kept_off_ = self;
+#endif
     }
 
     [[noreturn]] void serve() {
@@ -95,7 +121,8 @@ private:
     std::mutex mutex_;
     std::condition_variable wake_, done_;
     std::deque<Job*> jobs_;
-    int num_workers_ = 0;
+    std::vector<std::thread::native_handle_type> workers_;
+    int kept_off_ = -1;  // the CPU that no worker may run on now
 };
 
 // The child of a fork has none of its parent's threads, and perhaps a locked mutex: it leaves that pool alone. Pools
