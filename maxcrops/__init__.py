@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 try:
@@ -18,6 +19,7 @@ from maxcrops._layout import layout
 from maxcrops.exceptions import (
     BudgetTooSmallError,
     ConfigError,
+    DryRunError,
     ImageReadError,
     MaxCropsError,
     UnknownSpecError,
@@ -28,6 +30,7 @@ from maxcrops.specs import Spec, get_spec, list_specs
 from maxcrops.specs.loading import load_spec
 
 if TYPE_CHECKING:
+    from maxcrops.planning.dryrun import DryRun, dry_run
     from maxcrops.preprocess import Batch, Preprocessor
 
 Layout = _core.Layout
@@ -40,6 +43,8 @@ __all__ = [
     "Bound",
     "BudgetTooSmallError",
     "ConfigError",
+    "DryRun",
+    "DryRunError",
     "ImageReadError",
     "Layout",
     "MaxCropsError",
@@ -50,6 +55,7 @@ __all__ = [
     "UnsupportedError",
     "View",
     "count_tokens",
+    "dry_run",
     "get_spec",
     "grids",
     "largest_max_crops",
@@ -63,10 +69,16 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    # What reads pixels imports NumPy; counting and planning start sooner without it.
-    if name in ("Batch", "Preprocessor"):
-        import maxcrops.preprocess
+_LAZY = {
+    "Batch": "maxcrops.preprocess",
+    "Preprocessor": "maxcrops.preprocess",
+    "DryRun": "maxcrops.planning.dryrun",
+    "dry_run": "maxcrops.planning.dryrun",
+}
 
-        return getattr(maxcrops.preprocess, name)
+
+def __getattr__(name: str) -> Any:
+    # What needs arrays imports NumPy; counting and planning start sooner without it.
+    if name in _LAZY:
+        return getattr(import_module(_LAZY[name]), name)
     raise AttributeError(f"module 'maxcrops' has no attribute {name!r}")

@@ -6,6 +6,8 @@ import csv
 import json
 import sys
 import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -68,6 +70,19 @@ def plan(
     as_json: Json = False,
     settings: Settings = None,
     workers: Annotated[int, typer.Option(min=1, max=1024, help="Threads that read image headers.")] = 4,
+    device: Annotated[
+        str | None,
+        typer.Option(help="A GPU by name (h100, a100-80gb, l4...) or memory (24GB): a dry run adds its limits."),
+    ] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="Samples of the dry run.")] = 1,
+    mode: Annotated[str, typer.Option(help="prefill, generate or train.")] = "prefill",
+    dtype: Annotated[str, typer.Option(help="bfloat16, float16 or float32.")] = "bfloat16",
+    trainable: Annotated[str, typer.Option(help="all, frozen_vision or connector.")] = "all",
+    gradient_checkpointing: Annotated[bool, typer.Option("--gradient-checkpointing")] = False,
+    config: Annotated[
+        str | None, typer.Option(help="The model's config.json, where MODEL names none.", metavar="NAME_OR_FOLDER")
+    ] = None,
+    max_latency_ms: Annotated[float | None, typer.Option(help="A budget of time, against an estimate.")] = None,
 ) -> None:
     """The largest safe max_crops, and why: the exact worst case of every value beside the limits."""
     from maxcrops.planning import plan as make_plan
@@ -84,7 +99,24 @@ def plan(
         "images_per_sample": images_per_sample,
         "tight_margin": tight_margin,
     }
-    result = make_plan(spec, sizes=readable or None, num_threads=workers, **arguments)
+    dry: dict[str, Any] = {}
+    if device is not None:
+        dry = {
+            "model": config or model,
+            "device_memory": device,
+            "batch_size": batch_size,
+            "mode": mode,
+            "max_latency_ms": max_latency_ms,
+            "run_settings": {
+                "dtype": dtype,
+                "trainable": trainable,
+                "gradient_checkpointing": gradient_checkpointing,
+            },
+        }
+    with _dry_run_progress(show=bool(dry)) as on_progress:
+        result = make_plan(
+            spec, sizes=readable or None, num_threads=workers, on_progress=on_progress, **arguments, **dry
+        )
     rules = estimate(max_sequence_length=result.max_sequence_length) if rule_of_thumb else []
     first = spec.max_crops_range[0]
     known = [rule.max_crops for rule in rules if rule.max_crops >= first]
@@ -105,6 +137,10 @@ def plan(
         out.print()
         out.print(_format.plan_table(result, every=every_row, narrow=out.width < _format.WIDE))
         out.print(_format.plan_footer(result), highlight=False)
+        if result.runs:
+            out.print()
+            out.print(_format.runs_table(result))
+            out.print("\n".join(_format.runs_footer(result)), highlight=False)
         if result.num_images:
             out.print()
             out.print(_format.images_table(result, every=every_row))
@@ -119,6 +155,20 @@ def plan(
         plot_plan(result, plot)
         _note(f"wrote {plot}")
     raise typer.Exit(0 if result.fits else 1)
+
+
+@contextmanager
+def _dry_run_progress(*, show: bool) -> Iterator[Callable[[int, int], None] | None]:
+    """A bar over dry runs."""
+    if not show:
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task("dry runs", total=None)
+        yield lambda done, total: progress.update(task, completed=done, total=total)
 
 
 @app.command(

@@ -19,7 +19,10 @@ if TYPE_CHECKING:
     from rich.progress import Progress
 
     from maxcrops.data import ImageFile
+    from maxcrops.planning import Use
     from maxcrops.profiling.harness import Row
+
+NOT_VALIDATED = "not yet validated on a GPU"
 
 WIDE = 120
 """Columns of a terminal that hold every column of the plan."""
@@ -95,20 +98,23 @@ def plan_headline(plan: Plan) -> list[str]:
     binding = plan.binding
     if plan.largest_max_crops is None:
         lines.append(
-            f"[red]No max_crops is safe[/red]: {plan.rows[0].max_crops} already needs {binding.used} of"
-            f" {binding.available} {binding.unit} ({binding.limit} limit)."
+            f"[red]No max_crops is safe[/red]: {plan.rows[0].max_crops} already needs {_of_available(binding)}"
+            f" ({binding.limit} limit)."
         )
     else:
         setting = f" ({spec.knob}={plan.knob_value})" if plan.knob_value != plan.largest_max_crops else ""
         answer = f"Largest safe max_crops: [b]{plan.largest_max_crops}[/b]{escape(setting)}."
         following = plan.next_row
         if plan.knob_ends or following is None:
-            reason = f" The knob ends there; {binding.spare} {binding.unit} are left of the {binding.limit} limit."
+            reason = f" The knob ends there; {_amount(binding.spare, binding)} are left of the {binding.limit} limit."
         else:
             use = following.binding
+            here = next(own for row in plan.rows for own in row.uses
+                        if row.max_crops == plan.largest_max_crops and own.limit == use.limit)  # fmt: skip
+            spare = f" {_amount(here.spare, here)} to spare;" if here.used else ""
             reason = (
-                f" The {use.limit} limit binds: {binding.spare} {binding.unit} to spare;"
-                f" {following.max_crops} can need {use.used}, {-use.spare} over."
+                f" The {use.limit} limit binds:{spare}"
+                f" {following.max_crops} can need {_amount(use.used, use)}, {_amount(-use.spare, use)} over."
             )
         lines.append(answer + reason)
     style = _STYLES[plan.row.verdict]
@@ -123,6 +129,75 @@ def plan_headline(plan: Plan) -> list[str]:
             " 99% of the detail that the values which fit can keep."
         )
     return lines
+
+
+def _amount(value: int, use: Use) -> str:
+    """A value of a limit with its unit."""
+    if use.unit == "bytes":
+        return f"{value / 2**30:.2f} GiB"
+    return f"{value} {use.unit}" if use.unit != "FLOPs" else f"{value / 1e12:.2f} TFLOP"
+
+
+def _of_available(use: Use) -> str:
+    """What is used of what there is."""
+    if use.unit in ("bytes", "FLOPs"):
+        return f"{_amount(use.used, use)} of {_amount(use.available, use)}"
+    return f"{use.used} of {use.available} {use.unit}"
+
+
+def runs_table(plan: Plan) -> Table:
+    """The dry run of each value: memory, time, launches, and where the numbers come from."""
+    first = next(iter(plan.runs.values()))
+    rows = []
+    for value, run in sorted(plan.runs.items()):
+        launches = f"[red]{escape(run.launches[0].dimension)} {run.launches[0].size}[/red]" if run.launches else "pass"
+        rows.append(
+            [
+                f"{value}*" if value == plan.max_crops else str(value),
+                f"{run.needed_bytes / 2**30:.2f}",
+                f"{(run.device.memory_bytes - run.needed_bytes) / 2**30:.2f}",
+                f"{run.peak_bytes / 2**30:.2f}",
+                f"{run.total_flops / 1e12:.1f}",
+                "" if run.latency_ms is None else f"{run.latency_ms:.0f}",
+                launches,
+                run.evidence,
+                run.peak_module or run.peak_phase,
+            ]
+        )
+    columns = (
+        "max_crops",
+        "needs GiB",
+        "spare GiB",
+        "allocated GiB",
+        "TFLOP",
+        "ms (estimate)",
+        "launches",
+        "evidence",
+        "peak in",
+    )
+    title = (
+        f"{first.mode}, batch {plan.batch_size}, {first.dtype} on {first.device.name}"
+        f" ({first.device.memory_bytes / 2**30:.1f} GiB); {NOT_VALIDATED}"
+    )
+    return table(title, columns, rows, left=("peak in",))
+
+
+def runs_footer(plan: Plan) -> list[str]:
+    """What was assumed, and what to do about launches that fail."""
+    first = next(iter(plan.runs.values()))
+    lines = [
+        f"needs: what the simulated allocator survives, and {first.assumptions[-1]}. Assumed: {first.assumptions[0]}."
+    ]
+    failing = next((run for _, run in sorted(plan.runs.items()) if run.launches), None)
+    if failing is not None:
+        launch = failing.launches[0]
+        batch = plan.batch_size * launch.limit // launch.size
+        lines.append(
+            f"{failing.max_crops} crops: {launch.operator} ({launch.kernel}) in {launch.module} would launch"
+            f" {launch.dimension} = {launch.size}, CUDA allows {launch.limit} ({launch.reference}); a batch of {batch}"
+            " passes, or split that call."
+        )
+    return [escape(line) for line in lines]
 
 
 def plan_table(plan: Plan, *, every: bool = False, narrow: bool = False) -> Table:
@@ -146,7 +221,7 @@ def plan_table(plan: Plan, *, every: bool = False, narrow: bool = False) -> Tabl
                 str(row.tokens),
                 grid_text(row.grid),
                 str(row.left_for_text),
-                str(row.binding.spare),
+                str(row.uses[0].spare),
                 f"[{style}]{row.verdict}[/{style}]",
                 f"{row.attention:.2f}x",
                 str(row.num_crops),

@@ -2,19 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
 
 from maxcrops._arguments import require_arguments, require_threads
 from maxcrops._bounds import worst_case
 from maxcrops._counting import _as_sizes
 from maxcrops.planning.images import ImageSummary, knee, summarise
-from maxcrops.planning.limits import VERDICTS, Limit, SequenceLimit, Use, Verdict
+from maxcrops.planning.limits import (
+    VERDICTS,
+    ComputeLimit,
+    LatencyLimit,
+    LaunchLimit,
+    Limit,
+    MemoryLimit,
+    SequenceLimit,
+    Use,
+    Verdict,
+)
 from maxcrops.specs import Spec
 
 if TYPE_CHECKING:
     import numpy.typing as npt
+
+    from maxcrops.planning.devices import Device
+    from maxcrops.planning.dryrun import DryRun
 
 DEFAULT_MAX_SEQUENCE_LENGTH = 4096
 """Tokens; what Molmo's configuration says."""
@@ -26,6 +39,9 @@ _MOST_ROWS = 4096
 """Up to here, a row for every value; beyond, _SPACED_ROWS."""
 
 _SPACED_ROWS = 512
+
+_RUN_ROWS = 16
+"""Values that a plan with a model tabulates: each is a dry run."""
 
 
 @dataclass(frozen=True)
@@ -126,6 +142,10 @@ class Plan:
     there on, more crops stop paying."""
     num_images: int
     """Images given."""
+    batch_size: int = 1
+    """Samples of a dry run."""
+    runs: Mapping[int, DryRun] = field(default_factory=dict)
+    """The dry run of each value, where a model was given."""
 
     @property
     def fits(self) -> bool:
@@ -164,6 +184,8 @@ class Plan:
             "binding": {"limit": self.binding.limit, "spare": self.binding.spare, "unit": self.binding.unit},
             "knee": self.knee,
             "num_images": self.num_images,
+            "batch_size": self.batch_size,
+            "runs": [{"max_crops": value, **run.to_dict()} for value, run in sorted(self.runs.items())],
             "rows": [row.to_dict() for row in self.rows],
         }
 
@@ -186,6 +208,14 @@ def plan(
     sizes: npt.ArrayLike | None = None,
     max_crops_list: Sequence[int] | None = None,
     num_threads: int = 1,
+    model: Any = None,
+    device_memory: Device | str | int = "h100",
+    batch_size: int = 1,
+    mode: Literal["prefill", "generate", "train"] = "prefill",
+    max_latency_ms: float | None = None,
+    max_flops: float | None = None,
+    run_settings: Mapping[str, Any] | None = None,
+    on_progress: Callable[[int, int], None] | None = None,
 ) -> Plan:
     """How many crops are safe, and why.
 
@@ -202,12 +232,23 @@ def plan(
         sizes: integers [N, 2], (height, width) of images to summarise at every value.
         max_crops_list: the values to tabulate; from the smallest to a few beyond the answer where None.
         num_threads: for the summaries.
+        model: the model's configuration (a folder with config.json, a dict, a transformers object, or the name of one
+            that is shipped): it is run at each value on weights without memory (``dry_run``), and the GPU's memory and
+            CUDA's limits on launches join the sequence. It needs torch and transformers, and some seconds a run.
+        device_memory: the GPU, by name ("a100-80gb") or by memory ("24GB", bytes).
+        batch_size: samples of a run.
+        mode: "prefill", "generate" or "train".
+        max_latency_ms: a budget of time for a run, against a roofline estimate.
+        max_flops: a budget of arithmetic for a run.
+        run_settings: the other settings of ``dry_run``: dtype, gradient_checkpointing, trainable...
+        on_progress: called with the number of dry runs done and the number to do.
 
     Returns:
         A Plan.
 
     Raises:
         TypeError, ValueError: an argument that is no integer, or out of range.
+        UnsupportedError, ConfigError, DryRunError: as ``dry_run``.
 
     >>> from maxcrops import get_spec
     >>> plan(get_spec("molmo-7b-d"), max_sequence_length=4096, text_tokens=512)
@@ -250,15 +291,27 @@ def plan(
             images=images,
         )
 
-    asked_row = make_row(asked)
-    largest_by_limit = [limit.largest(spec) for limit in limits]
-    largest = None if None in largest_by_limit else min(value for value in largest_by_limit if value is not None)
     if max_crops_list is None:
-        values = _tabulated(spec, largest, asked)
+        values = _tabulated(spec, limits[0].largest(spec), asked, _MOST_ROWS if model is None else _RUN_ROWS)
     else:
         values = [_integer("max_crops_list", value, 1) for value in max_crops_list]
         if not values:
             raise ValueError("[plan] max_crops_list must name at least one value; None tabulates them all")
+    runs: dict[int, DryRun] = {}
+    if model is not None:
+        settings = {"mode": mode, "text_tokens": text_tokens, "images_per_sample": images_per_sample}
+        limits += _run_limits(runs, max_latency_ms, max_flops)
+        _fill_runs(
+            runs, limits, model, spec, {*values, asked}, device_memory, batch_size, on_progress,
+            {**settings, **(run_settings or {})},
+        )  # fmt: skip
+        values = sorted({*values, *runs}) if max_crops_list is None else values
+    asked_row = make_row(asked)
+    largest_by_limit = [limit.largest(spec) for limit in limits]
+    largest = None if None in largest_by_limit else min(value for value in largest_by_limit if value is not None)
+    if runs and largest is not None:  # only values that were run can be the answer
+        largest = max((value for value in runs if value <= largest), default=None)
+    judged = largest or (min(runs) if runs else spec.max_crops_range[0])
     rows = tuple(make_row(value) for value in values)
     within = [row for row in rows if row.fits]
     summaries = [row.images for row in within if row.images is not None]
@@ -273,24 +326,72 @@ def plan(
         row=asked_row,
         largest_max_crops=largest,
         binding=min(
-            (limit.use(spec, largest or spec.max_crops_range[0]) for limit in limits),
+            (limit.use(spec, judged) for limit in limits),
             key=lambda use: use.spare / max(use.available, 1),
         ),
         rows=rows,
         knee=knee([row.max_crops for row in within], summaries),
         num_images=0 if array is None else len(array),
+        batch_size=batch_size,
+        runs=runs,
     )
 
 
-def _tabulated(spec: Spec, largest: int | None, asked: int) -> list[int]:
+def _run_limits(runs: Mapping[int, DryRun], max_latency_ms: float | None, max_flops: float | None) -> list[Limit]:
+    limits: list[Limit] = [MemoryLimit(runs), LaunchLimit(runs)]
+    if max_latency_ms is not None:
+        limits.append(LatencyLimit(runs, _budget("max_latency_ms", max_latency_ms)))
+    if max_flops is not None:
+        limits.append(ComputeLimit(runs, _budget("max_flops", max_flops)))
+    return limits
+
+
+def _fill_runs(
+    runs: dict[int, DryRun],
+    limits: Sequence[Limit],
+    model: Any,
+    spec: Spec,
+    values: Iterable[int],
+    device: Device | str | int,
+    batch_size: int,
+    on_progress: Callable[[int, int], None] | None,
+    settings: Mapping[str, Any],
+) -> None:
+    """Runs the values, and those between the last that fits and the first that does not, by halves."""
+    from maxcrops.planning.dryrun import DryRuns
+
+    with DryRuns(model, spec, device=device, **settings) as dry_runs:
+
+        def run(wanted: Iterable[int]) -> None:
+            table = dry_runs.table(wanted, [batch_size], on_progress=on_progress)
+            runs.update({value: result for (value, _), result in table.items()})
+
+        run(sorted(values))
+        while True:
+            over = {value for value in runs if any(limit.use(spec, value).verdict == "over" for limit in limits)}
+            first_over = min(over, default=None)
+            last_below = max((value for value in runs if first_over is None or value < first_over), default=None)
+            if first_over is None or last_below is None or first_over - last_below < 2:
+                return
+            run([(first_over + last_below) // 2])
+
+
+def _budget(name: str, value: float) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < float("inf"):
+        raise ValueError(f"[plan] {name} must be a number above 0, got {value!r}")
+    return value
+
+
+def _tabulated(spec: Spec, largest: int | None, asked: int, most: int) -> list[int]:
     """Every value to a few beyond the answer; where those are too many, spaced by ratio. The asked one always."""
     first, last = spec.max_crops_range
     end = min(last, max(spec.max_crops, largest or first) + _ROWS_BEYOND)
-    if end - first < _MOST_ROWS:
+    if end - first < most:
         values = set(range(first, end + 1))
     else:
-        ratio = (end / first) ** (1 / (_SPACED_ROWS - 1))
-        spaced = {int(first * ratio**i) for i in range(_SPACED_ROWS)}
+        count = min(most, _SPACED_ROWS)
+        ratio = (end / first) ** (1 / (count - 1))
+        spaced = {int(first * ratio**i) for i in range(count)}
         answer = largest or first
         values = spaced | {answer, min(answer + 1, end), end}
     return sorted(values | {asked})

@@ -6,15 +6,20 @@ one that is exceeded binds.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias
 
 from maxcrops._bounds import largest_max_crops, worst_case
 from maxcrops.exceptions import BudgetTooSmallError
 from maxcrops.specs import Spec
 
-Evidence: TypeAlias = Literal["exact"]
-"""Where a number comes from. Numbers of different evidence are never printed alike."""
+if TYPE_CHECKING:
+    from maxcrops.planning.dryrun import DryRun
+
+Evidence: TypeAlias = Literal["exact", "dry run", "estimate"]
+"""Where a number comes from, strongest first. Numbers of different evidence are never printed alike."""
 
 Verdict: TypeAlias = Literal["safe", "tight", "over"]
 """over: some image does not fit; tight: every image fits, with less than the tight margin to spare; safe: with more."""
@@ -92,3 +97,87 @@ class SequenceLimit:
             return largest_max_crops(spec, max_tokens=per_image)
         except BudgetTooSmallError:
             return None
+
+
+@dataclass(frozen=True)
+class _RunLimit:
+    """A limit that a dry run of each value tells about."""
+
+    runs: Mapping[int, DryRun]
+    """By max_crops."""
+
+    def use(self, spec: Spec, max_crops: int) -> Use:
+        raise NotImplementedError
+
+    def largest(self, spec: Spec) -> int | None:
+        """The last of the values, from the smallest on, before one that exceeds the limit."""
+        best = None
+        for value in sorted(self.runs):
+            if self.use(spec, value).verdict == "over":
+                break
+            best = value
+        return best
+
+
+@dataclass(frozen=True)
+class MemoryLimit(_RunLimit):
+    """The GPU's memory: the least that the caching allocator survives, and the CUDA context."""
+
+    tight_share: float = 0.05
+    """Of the memory; less to spare is tight: fragmentation and other processes vary by about this much."""
+
+    def use(self, spec: Spec, max_crops: int) -> Use:
+        """Of the worst batch."""
+        run = self.runs[max_crops]
+        return Use(
+            limit="memory",
+            used=run.needed_bytes,
+            available=run.device.memory_bytes,
+            unit="bytes",
+            evidence=run.evidence,
+            tight_margin=int(run.device.memory_bytes * self.tight_share),
+        )
+
+
+@dataclass(frozen=True)
+class LaunchLimit(_RunLimit):
+    """CUDA's limit on the grid of a launch. Nothing is used of it as long as every launch passes."""
+
+    def use(self, spec: Spec, max_crops: int) -> Use:
+        """The launch that is farthest beyond it."""
+        run = self.runs[max_crops]
+        worst = max(run.launches, key=lambda launch: launch.size / launch.limit, default=None)
+        return Use(
+            limit="launch",
+            used=worst.size if worst else 0,
+            available=worst.limit if worst else 65535,
+            unit=f"blocks along {worst.dimension}" if worst else "blocks along a grid dimension",
+            evidence=run.evidence,
+            tight_margin=0,
+        )
+
+
+@dataclass(frozen=True)
+class LatencyLimit(_RunLimit):
+    """A budget of time for the run, against an estimate by roofline."""
+
+    max_latency_ms: float = 0.0
+
+    def use(self, spec: Spec, max_crops: int) -> Use:
+        """Milliseconds."""
+        latency = self.runs[max_crops].latency_ms
+        assert latency is not None
+        available = int(self.max_latency_ms)
+        return Use("latency", math.ceil(latency), available, "ms", "estimate", available // 10)
+
+
+@dataclass(frozen=True)
+class ComputeLimit(_RunLimit):
+    """A budget of arithmetic for the run."""
+
+    max_flops: float = 0.0
+
+    def use(self, spec: Spec, max_crops: int) -> Use:
+        """Floating-point operations; a multiply and an add are two."""
+        run = self.runs[max_crops]
+        return Use("compute", run.total_flops, int(self.max_flops), "FLOPs", run.evidence, int(self.max_flops) // 10)

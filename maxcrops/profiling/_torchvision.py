@@ -1,8 +1,8 @@
 """Lets torchvision import beside a torch for which its compiled operators were not built.
 
 The image processors of transformers need torchvision's Python code only; its import asks for two operator schemas.
-Benchmarks and tests call this. Nothing else does: an operator that is declared and not there would fail a user's own
-detection model at a strange place.
+Benchmarks, tests and the dry run's own process call this. Nothing else does: an operator that is declared and not there
+would fail a user's own detection model at a strange place.
 """
 
 from __future__ import annotations

@@ -1,0 +1,151 @@
+"""Has a run on fake CPU tensors take the attention kernels, and the memory inside of kernels, of a CUDA device."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from maxcrops.planning.dryrun._attention import (
+    AttentionCall,
+    AttentionPlatform,
+    Kernel,
+    cublas_workspace_bytes,
+    extra_bytes,
+    launch_problems,
+    patched_sdpa,
+)
+from maxcrops.planning.dryrun._events import Launch
+from maxcrops.planning.dryrun._hybrid import count_true
+from maxcrops.planning.dryrun._molmo import DISABLED_KERNELS
+from maxcrops.planning.dryrun._request import RunRequest
+
+if TYPE_CHECKING:
+    from maxcrops.planning.dryrun._recorder import Recorder
+
+FLASH = "maxcrops_flash_attention_2"
+"""What the stand-in for flash_attention_2 is called in transformers: a name with "flash" in it takes that way."""
+
+_flash_calls: list[Callable[[AttentionCall], None]] = []  # whom the stand-in tells
+
+
+@dataclass(frozen=True)
+class RestrictedPlatform(AttentionPlatform):
+    """A platform on which the model's own code turns kernels off."""
+
+    disabled: tuple[str, ...] = ()
+
+    def order(self) -> tuple[Kernel, ...]:
+        """Kernels in the order in which they are tried."""
+        return tuple(kernel for kernel in super().order() if kernel not in self.disabled)
+
+
+def platform_of(request: RunRequest) -> AttentionPlatform:
+    """Where a request's attention runs."""
+    disabled = DISABLED_KERNELS if request.config.get("model_type") == "molmo" else ()
+    return RestrictedPlatform(
+        request.compute_capability, request.torch_version, request.cudnn_version, disabled=disabled
+    )
+
+
+def workspaces(platform: AttentionPlatform) -> Callable[[Any, Sequence[Any], Mapping[str, Any], Any], int]:
+    """What operators take on the device beside their results, for a Recorder."""
+
+    def of_operator(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], result: Any) -> int:
+        name = func._schema.name
+        if name.startswith(("aten::index", "aten::_index")) and len(args) > 1 and isinstance(args[1], (list, tuple)):
+            args = (args[0], [_counted(index) for index in args[1]], *args[2:])
+        return extra_bytes(name, platform, args)
+
+    return of_operator
+
+
+@dataclass(frozen=True)
+class _CountedMask:
+    """What the table reads of a mask: summing one that is expanded would spread it out, in 8 bytes an element."""
+
+    shape: tuple[int, ...]
+    dtype: Any
+    count: int
+
+    def sum(self) -> int:
+        return self.count
+
+
+def _counted(index: Any) -> Any:
+    real_mask = index is not None and str(index.dtype) == "torch.bool" and not hasattr(index, "fake_mode")
+    return _CountedMask(tuple(index.shape), index.dtype, count_true(index)) if real_mask else index
+
+
+@contextmanager
+def as_on_cuda(platform: AttentionPlatform, recorder: Recorder) -> Iterator[None]:
+    """Attention in here chooses its kernel as the platform would, and the recorder is told kernels and bad launches."""
+
+    def on_call(kernel: str, shape: Sequence[int], launches: Sequence[Launch]) -> None:
+        recorder.attention_kernels[kernel] = None
+        if recorder.phase == "backward":  # recomputed, and told before
+            return
+        for launch in launches:
+            phase = recorder.phase if launch.phase == "forward" else launch.phase
+            recorder.launches.append(replace(launch, module=recorder.module(), phase=phase))
+
+    def on_flash(call: AttentionCall) -> None:
+        on_call("flash", call.shape, launch_problems("flash", platform, call))
+
+    recorder.reserve(cublas_workspace_bytes(platform), "cuBLAS workspace")
+    _flash_calls.append(on_flash)
+    try:
+        with patched_sdpa(platform, on_call=on_call):
+            yield
+    finally:
+        _flash_calls.remove(on_flash)
+
+
+def register_flash() -> None:
+    """Makes the stand-in known to transformers, with the masks of flash_attention_2."""
+    from transformers import AttentionInterface
+    from transformers.masking_utils import AttentionMaskInterface, flash_attention_mask
+
+    AttentionInterface.register(FLASH, _flash_attention)
+    AttentionMaskInterface.register(FLASH, flash_attention_mask)
+
+
+def _flash_attention(
+    module: Any,
+    query: Any,
+    key: Any,
+    value: Any,
+    attention_mask: Any,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    is_causal: bool | None = None,
+    **_: Any,
+) -> tuple[Any, None]:
+    """flash_attn_func by PyTorch's copy of the kernel: the same output, log-sum-exp and saved tensors.
+
+    Queries, keys and values are [batch, heads, tokens, head size]; the output is [batch, tokens, heads, head size].
+    There is no padding in a dry run, so the variant for packed sequences is not needed.
+    """
+    import torch
+
+    causal = module.is_causal if is_causal is None else is_causal
+    causal = causal and query.shape[2] > 1  # one query sees all keys
+    call = AttentionCall(
+        batch=query.shape[0],
+        heads=query.shape[1],
+        queries=query.shape[2],
+        keys=key.shape[2],
+        head_dim=query.shape[3],
+        kv_heads=key.shape[1],
+        dtype=str(query.dtype).removeprefix("torch."),
+        causal=causal,
+        dropout=dropout,
+        requires_grad=torch.is_grad_enabled() and query.requires_grad,
+        enable_gqa=True,
+    )
+    for tell in _flash_calls:
+        tell(call)
+    attend = torch.ops.aten._scaled_dot_product_flash_attention.default
+    output = attend(query, key, value, dropout, causal, False, scale=scaling)[0]
+    return output.transpose(1, 2), None
