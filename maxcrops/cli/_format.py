@@ -114,7 +114,8 @@ def plan_headline(plan: Plan) -> list[str]:
             spare = f" {_amount(here.spare, here)} to spare;" if here.used else ""
             reason = (
                 f" The {use.limit} limit binds:{spare}"
-                f" {following.max_crops} can need {_amount(use.used, use)}, {_amount(-use.spare, use)} over."
+                f" {following.max_crops} can need {_amount(use.used, use)},"
+                f" {_amount(-use.spare, use).removesuffix(f' {use.unit}')} over."
             )
         lines.append(answer + reason)
     style = _STYLES[plan.row.verdict]

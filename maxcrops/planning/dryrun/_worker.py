@@ -1,7 +1,7 @@
 """Runs in a process of their own: a model that crashes, hangs or exhausts memory there takes nobody with it.
 
-Started as ``python -m maxcrops.planning.dryrun._worker``, which reads pickled requests from standard input and answers
-each; the imports of torch and transformers, some seconds, are paid once.
+The child reads pickled requests from standard input and answers each; the imports of torch and transformers, some
+seconds, are paid once.
 """
 
 from __future__ import annotations
@@ -94,7 +94,8 @@ class Worker:
             # Nothing may be fetched, and threads do not help fake tensors.
             environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
             self._process = subprocess.Popen(
-                [sys.executable, "-m", __name__],
+                # The caller's search path: Python would put the current folder before it, which may hold a clone.
+                [sys.executable, "-c", f"import sys; sys.path[:] = {sys.path!r}; from {__name__} import main; main()"],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=self._messages,
@@ -148,7 +149,3 @@ def _answer(request: RunRequest) -> object:
         return error
     except Exception as error:  # the caller gets it in words: types of other packages need not be loadable there
         return f"{type(error).__name__}: {error}"
-
-
-if __name__ == "__main__":
-    main()
