@@ -533,7 +533,11 @@ Seen = list[tuple[str, tuple[int, ...], list[Launch]]]
 @contextmanager
 def patched(where: AttentionPlatform) -> Iterator[Seen]:
     seen: Seen = []
-    with patched_sdpa(where, on_call=lambda *told: seen.append(told)):
+
+    def note(kernel: Kernel, call: AttentionCall) -> None:
+        seen.append((kernel, call.shape, launch_problems(kernel, where, call)))
+
+    with patched_sdpa(where, on_call=note):
         yield seen
 
 

@@ -423,6 +423,8 @@ def test_launches_beyond_the_grid_are_named() -> None:
     assert launch.module == "model.multi_modal_projector.image_pooling_2d"
     assert (launch.phase, launch.kernel, launch.limit) == ("forward", "flash", 65535)
     assert launch.size == launch.shape[0] == (most + 1) * features
+    assert launch.largest_batch == most
+    assert launch.remedy == f"a batch of {most} passes; for more, split this call along its batch"
 
 
 # -- models and inputs -----------------------------------------------------------------------------------------------

@@ -192,11 +192,9 @@ def runs_footer(plan: Plan) -> list[str]:
     failing = next((run for _, run in sorted(plan.runs.items()) if run.launches), None)
     if failing is not None:
         launch = failing.launches[0]
-        batch = plan.batch_size * launch.limit // launch.size
         lines.append(
             f"{failing.max_crops} crops: {launch.operator} ({launch.kernel}) in {launch.module} would launch"
-            f" {launch.dimension} = {launch.size}, CUDA allows {launch.limit} ({launch.reference}); a batch of {batch}"
-            " passes, or split that call."
+            f" {launch.dimension} = {launch.size}, CUDA allows {launch.limit} ({launch.reference}); {launch.remedy}."
         )
     return [escape(line) for line in lines]
 

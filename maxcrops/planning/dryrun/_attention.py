@@ -24,6 +24,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from maxcrops.planning.dryrun._events import Launch
+from maxcrops.planning.dryrun._hybrid import count_true
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -59,6 +60,8 @@ class AttentionPlatform:
     """2.6 or newer."""
     cudnn_version: tuple[int, int, int] | None = None
     """(9, 20, 0) as ``torch.backends.cudnn.version()`` gives 92000; None: no cuDNN attention. See bundled_cudnn."""
+    disabled: tuple[Kernel, ...] = ()
+    """Kernels that the model's own code turns off."""
 
     def __post_init__(self) -> None:
         if self.torch < _OLDEST_TORCH:
@@ -81,13 +84,15 @@ class AttentionPlatform:
         2.5.1 to 2.8 off (#138522).
         """
         fallback: tuple[Kernel, ...] = ("flash", "efficient", "math")
+        order = ("cudnn", *fallback) if self._prefers_cudnn() else fallback
+        return tuple(kernel for kernel in order if kernel not in self.disabled)
+
+    def _prefers_cudnn(self) -> bool:
         if self.cudnn_version is None or self.torch < (2, 9):
-            return fallback
+            return False
         preferred = [(9, 0), (10, 0)] if self.torch < (2, 11) else [(9, 0), (10, 0), (10, 3)]  # B300: #170800
         needed = (9, 9, 0) if self.torch == (2, 9) else (9, 15, 1)
-        if self.compute_capability in preferred and self.cudnn_version >= needed:
-            return ("cudnn", *fallback)
-        return fallback
+        return self.compute_capability in preferred and self.cudnn_version >= needed
 
 
 def bundled_cudnn(torch_version: str) -> tuple[int, int, int] | None:
@@ -579,7 +584,7 @@ def _bool_index(platform: AttentionPlatform, args: Sequence[Any]) -> int:
     for index in args[1]:
         if index is not None and _dtype_name(index) == "bool":
             # Values of a fake mask are not known: all of them, then.
-            count: int = math.prod(index.shape) if hasattr(index, "fake_mode") else int(index.sum())
+            count = math.prod(index.shape) if hasattr(index, "fake_mode") else count_true(index)
             num_bytes += 8 * len(index.shape) * count
     return num_bytes
 
@@ -721,14 +726,14 @@ def mask_bytes(call: AttentionCall) -> tuple[int, int]:
     return max(elements + converted, converted + padded) if converted else padded, padded or converted
 
 
-OnCall: TypeAlias = Callable[[Kernel, tuple[int, int, int, int, int], list[Launch]], None]
+OnCall: TypeAlias = Callable[[Kernel, AttentionCall], None]
 
 
 @contextmanager
 def patched_sdpa(platform: AttentionPlatform, *, on_call: OnCall) -> Iterator[None]:
     """Makes ``torch.nn.functional.scaled_dot_product_attention`` act on fake CPU tensors as on CUDA.
 
-    Each call chooses a kernel, tells ``on_call(kernel, shape, launches)``, and calls that kernel's own operator. The
+    Each call chooses a kernel, tells ``on_call(kernel, call)``, and calls that kernel's own operator. The
     attribute is replaced, not the function overridden: function modes are off while ``Tensor.backward`` runs, and a
     checkpoint's recomputation would take another kernel. Calls without fake tensors, or that PyTorch refuses, go to the
     original. Code that imported the function by name beforehand is not reached.
@@ -758,7 +763,7 @@ def patched_sdpa(platform: AttentionPlatform, *, on_call: OnCall) -> Iterator[No
         requires_grad = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
         call = _describe(query, key, value, attn_mask, dropout_p, is_causal, requires_grad, enable_gqa)
         kernel = choose_kernel(platform, call)
-        on_call(kernel, call.shape, launch_problems(kernel, platform, call))
+        on_call(kernel, call)
         return _run(kernel, call, query, key, value, attn_mask, scale)
 
     functional.scaled_dot_product_attention = scaled_dot_product_attention

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from maxcrops.planning.dryrun._attention import (
@@ -13,11 +14,10 @@ from maxcrops.planning.dryrun._attention import (
     Kernel,
     cublas_workspace_bytes,
     extra_bytes,
+    largest_passing_batch,
     launch_problems,
     patched_sdpa,
 )
-from maxcrops.planning.dryrun._events import Launch
-from maxcrops.planning.dryrun._hybrid import count_true
 from maxcrops.planning.dryrun._molmo import DISABLED_KERNELS
 from maxcrops.planning.dryrun._request import RunRequest
 
@@ -30,69 +30,46 @@ FLASH = "maxcrops_flash_attention_2"
 _flash_calls: list[Callable[[AttentionCall], None]] = []  # whom the stand-in tells
 
 
-@dataclass(frozen=True)
-class RestrictedPlatform(AttentionPlatform):
-    """A platform on which the model's own code turns kernels off."""
-
-    disabled: tuple[str, ...] = ()
-
-    def order(self) -> tuple[Kernel, ...]:
-        """Kernels in the order in which they are tried."""
-        return tuple(kernel for kernel in super().order() if kernel not in self.disabled)
-
-
 def platform_of(request: RunRequest) -> AttentionPlatform:
     """Where a request's attention runs."""
     disabled = DISABLED_KERNELS if request.config.get("model_type") == "molmo" else ()
-    return RestrictedPlatform(
-        request.compute_capability, request.torch_version, request.cudnn_version, disabled=disabled
-    )
+    return AttentionPlatform(request.compute_capability, request.torch_version, request.cudnn_version, disabled)
 
 
 def workspaces(platform: AttentionPlatform) -> Callable[[Any, Sequence[Any], Mapping[str, Any], Any], int]:
     """What operators take on the device beside their results, for a Recorder."""
 
     def of_operator(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], result: Any) -> int:
-        name = func._schema.name
-        if name.startswith(("aten::index", "aten::_index")) and len(args) > 1 and isinstance(args[1], (list, tuple)):
-            args = (args[0], [_counted(index) for index in args[1]], *args[2:])
-        return extra_bytes(name, platform, args)
+        return extra_bytes(func._schema.name, platform, args)
 
     return of_operator
 
 
-@dataclass(frozen=True)
-class _CountedMask:
-    """What the table reads of a mask: summing one that is expanded would spread it out, in 8 bytes an element."""
-
-    shape: tuple[int, ...]
-    dtype: Any
-    count: int
-
-    def sum(self) -> int:
-        return self.count
-
-
-def _counted(index: Any) -> Any:
-    real_mask = index is not None and str(index.dtype) == "torch.bool" and not hasattr(index, "fake_mode")
-    return _CountedMask(tuple(index.shape), index.dtype, count_true(index)) if real_mask else index
-
-
 @contextmanager
-def as_on_cuda(platform: AttentionPlatform, recorder: Recorder) -> Iterator[None]:
-    """Attention in here chooses its kernel as the platform would, and the recorder is told kernels and bad launches."""
+def as_on_cuda(platform: AttentionPlatform, recorder: Recorder, samples: int) -> Iterator[None]:
+    """Attention in here chooses its kernel as the platform would, and the recorder is told kernels and bad launches.
 
-    def on_call(kernel: str, shape: Sequence[int], launches: Sequence[Launch]) -> None:
+    Args:
+        platform: the GPU.
+        recorder: whom to tell.
+        samples: of the batch, to say how many of them would pass.
+    """
+
+    def on_call(kernel: Kernel, call: AttentionCall) -> None:
         recorder.attention_kernels[kernel] = None
         if recorder.phase == "backward":  # recomputed, and told before
             return
-        for launch in launches:
-            phase = recorder.phase if launch.phase == "forward" else launch.phase
-            recorder.launches.append(replace(launch, module=recorder.module(), phase=phase))
+        for launch in launch_problems(kernel, platform, call):
+            recorder.launches.append(
+                replace(
+                    launch,
+                    module=recorder.module(),
+                    phase=recorder.phase if launch.phase == "forward" else launch.phase,
+                    largest_batch=largest_passing_batch(platform, call, samples),
+                )
+            )
 
-    def on_flash(call: AttentionCall) -> None:
-        on_call("flash", call.shape, launch_problems("flash", platform, call))
-
+    on_flash = partial(on_call, "flash")
     recorder.reserve(cublas_workspace_bytes(platform), "cuBLAS workspace")
     _flash_calls.append(on_flash)
     try:

@@ -100,7 +100,8 @@ def record(
         recorder.add(warm_states(step, hybrid, optimizer), "optimizer states", "optimizer")
     recorder.phase = "forward"
     recorder.add(hybrid.tensors_in(dict(inputs)), "inputs")
-    on_device = as_on_cuda(platform, recorder) if platform is not None else nullcontext()
+    samples = len(inputs["input_ids"])
+    on_device = as_on_cuda(platform, recorder, samples) if platform is not None else nullcontext()
     with on_device, recorder.watching(), around():
         if mode == "train":
             train(model, inputs, step, recorder)

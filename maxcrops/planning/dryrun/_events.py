@@ -45,6 +45,17 @@ class Launch:
     """An error at the launch ("invalid configuration argument"), or wrong results without one."""
     reference: str
     """Where this was reported."""
+    largest_batch: int = 0
+    """Samples of which this call passes; 0 if not even one does."""
+
+    @property
+    def remedy(self) -> str:
+        """What to do, in words."""
+        along = "heads" if "heads" in self.dimension else "queries" if "offset" in self.dimension else "batch"
+        split = f"split this call along its {along}"
+        if self.largest_batch == 0:
+            return f"not even one sample passes: {split}"
+        return f"a batch of {self.largest_batch} passes; for more, {split}"
 
 
 @dataclass(frozen=True)

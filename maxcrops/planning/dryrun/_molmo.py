@@ -39,7 +39,9 @@ from maxcrops.exceptions import ConfigError, UnsupportedError
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-DISABLED_KERNELS = ("efficient",)
+    from maxcrops.planning.dryrun._attention import Kernel
+
+DISABLED_KERNELS: tuple[Kernel, ...] = ("efficient",)
 """Kernels of scaled_dot_product_attention that Molmo turns off when it is built: ``enable_mem_efficient_sdp(False)``
 in ``modeling_molmo.py`` and in the training code. As its language model always has a mask, which flash attention
 cannot take, it runs the math kernel where cuDNN's is not available."""
