@@ -11,7 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from maxcrops.planning.dryrun._allocator import WARM_UP_MARGIN_BYTES, Peak, peak, replay, smallest_capacity
-from maxcrops.planning.dryrun._events import CATEGORIES, PHASES, EventLog
+from maxcrops.planning.dryrun._events import CATEGORIES, EventLog
+from maxcrops.planning.dryrun._launch import PHASES
 
 KIB, MIB, GIB = 2**10, 2**20, 2**30
 STEP = 2 * MIB

@@ -36,7 +36,7 @@ from maxcrops.planning.dryrun._attention import (
     patched_sdpa,
     unmet,
 )
-from maxcrops.planning.dryrun._events import Launch
+from maxcrops.planning.dryrun._launch import Launch
 
 T4, A100, A10, L4, H100, B200, RTX_5090 = (7, 5), (8, 0), (8, 6), (8, 9), (9, 0), (10, 0), (12, 0)
 

@@ -12,24 +12,19 @@ import pytest
 
 import maxcrops as mc
 from maxcrops.planning.dryrun import _cache
-from maxcrops.planning.dryrun._events import EventLog, Launch
+from maxcrops.planning.dryrun._attention import AttentionCall, AttentionPlatform
+from maxcrops.planning.dryrun._events import AttentionUse, EventLog
 from maxcrops.planning.dryrun._request import Point, RunRequest
 
-LAUNCH = Launch(
-    operator="aten::_scaled_dot_product_flash_attention",
+USE = AttentionUse(
     module="vision.layers.0",
     phase="forward",
     kernel="flash",
-    shape=(70_000, 16, 144, 144, 64),
-    dimension="grid.y (batch)",
-    size=70_000,
-    limit=65_535,
-    effect="error",
-    reference="a report",
+    call=AttentionCall(batch=70_000, heads=16, queries=144, keys=144, head_dim=64),
 )
 
 
-def make_log(num_bytes: int = 2**40, launches: tuple[Launch, ...] = (LAUNCH,)) -> EventLog:
+def make_log(num_bytes: int = 2**40, attention: tuple[AttentionUse, ...] = (USE,)) -> EventLog:
     return EventLog(
         operators=("aten::mm", "aten::add"),
         modules=("", "layers.0"),
@@ -40,8 +35,9 @@ def make_log(num_bytes: int = 2**40, launches: tuple[Launch, ...] = (LAUNCH,)) -
         module=np.array([1, 0], np.int32),
         phase=np.array([0, 1], np.int8),
         category=np.array([0, 5], np.int8),
-        launches=launches,
-        attention_kernels=("flash", "efficient"),
+        attention=attention,
+        platform=AttentionPlatform((9, 0), cudnn_version=(9, 20, 0)),
+        batch_size=2,
         flops={"vision": 2**60 + 1},
         traffic_bytes={"vision": 3},
         num_operators=2,

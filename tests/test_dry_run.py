@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +53,7 @@ def test_a_second_answer_comes_from_the_cache(smolvlm: mc.DryRun, monkeypatch: p
     def refuse(*_: object) -> None:
         raise AssertionError("it was run again")
 
-    monkeypatch.setattr(_dry_run.Worker, "observe", refuse)
+    monkeypatch.setattr(_dry_run.WorkerPool, "run", refuse)
     assert mc.dry_run("smolvlm-instruct", SMOLVLM, text_tokens=100, device="l4") == smolvlm
 
 
@@ -78,6 +79,9 @@ def test_plan_joins_the_limits() -> None:
     tight = mc.plan(SMOLVLM, model="smolvlm-instruct", device_memory="4GiB", text_tokens=100, max_crops_list=[16])
     assert tight.largest_max_crops is None
     assert tight.binding.limit == "memory"
+    assert tight.frontier[16].batch_size == 0
+    assert plan.frontier[6].batch_size == 64
+    assert (plan.frontier[7].batch_size, plan.frontier[7].binding) == (56, "launch")
     json.dumps(plan.to_dict())
 
 
@@ -109,17 +113,40 @@ def test_clear_errors(model: Any, settings: dict[str, Any], error: type[Exceptio
         mc.dry_run(model, SMOLVLM, **settings)
 
 
-def test_the_largest_batch_fits_and_the_next_does_not(smolvlm: mc.DryRun) -> None:
+def test_tables_and_frontiers_equal_single_runs(smolvlm: mc.DryRun) -> None:
     memory = smolvlm.needed_bytes + 2**30
+    steps: list[tuple[int, int]] = []
     with DryRuns("smolvlm-instruct", SMOLVLM, text_tokens=100, device=memory) as runs:
-        best = runs.largest_batch(16, most=64)
-        assert best is not None
-        assert 1 <= best.batch_size < 64
-        assert best.fits
-        assert not runs.at(batch_size=best.batch_size + 1, max_crops=16).fits
-        assert runs.largest_batch(16, most=1) == runs.at(batch_size=1, max_crops=16)
+        table = runs.table(range(1, 10), [1, 2, 3, 5, 8], on_progress=lambda *step: steps.append(step))
+        assert len(table) == 45
+        fitted = {pair for pair, run in table.items() if run.evidence == "fit of dry runs"}
+        assert len(fitted) >= 25
+        assert steps[-1][0] == steps[-1][1]
+        for value, batch in [(4, 5), (8, 3), (2, 2)]:
+            run = runs.at(batch_size=batch, max_crops=value)
+            assert run.evidence == "dry run"
+            assert replace(table[value, batch], evidence="dry run", latency_ms=None) == replace(run, latency_ms=None)
+        frontier = runs.frontier([2, 9], most=16)
+        for value, largest in frontier.items():
+            assert largest.run is not None
+            assert largest.run.fits
+            assert largest.run.batch_size == largest.batch_size
+            if largest.batch_size < 16:
+                assert largest.binding == "memory"
+                assert not runs.at(batch_size=largest.batch_size + 1, max_crops=value).fits
+            else:
+                assert largest.binding is None
+        assert frontier[9].batch_size < frontier[2].batch_size
     with DryRuns("smolvlm-instruct", SMOLVLM, text_tokens=100, device="1GiB") as runs:
-        assert runs.largest_batch(16) is None
+        (nothing,) = runs.frontier([3], most=16).values()
+        assert (nothing.batch_size, nothing.binding, nothing.run) == (0, "memory", None)
+
+
+def test_frontier_ends_at_a_launch() -> None:
+    """57 samples of 8 crops of 144 features are more than 65535; so much memory is there for many."""
+    with DryRuns("molmo-7b-d", MOLMO, device="h200") as runs:
+        largest = runs.frontier([7], most=64)[7]
+    assert (largest.batch_size, largest.binding) == (65535 // (8 * 144), "launch")
 
 
 def test_without_torch(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -132,14 +159,15 @@ def test_a_run_that_takes_too_long_is_ended() -> None:
     with DryRuns("smolvlm-instruct", SMOLVLM, text_tokens=101, timeout=0.2) as runs:
         with pytest.raises(mc.DryRunError, match=r"more than 0.2 s"):
             runs.at(batch_size=1)
-        runs._worker.timeout = 120
+        for worker in runs._workers.workers:
+            worker.timeout = 120
         assert runs.at(batch_size=1).fits  # a new child takes the next one
 
 
 def test_a_child_that_dies_is_an_error() -> None:
     with DryRuns("smolvlm-instruct", SMOLVLM, text_tokens=102) as runs:
-        process = runs._worker._start()
-        process.kill()
+        for worker in runs._workers.workers:
+            worker._start().kill()
         with pytest.raises(mc.DryRunError, match="ended with status -9"):
             runs.at(batch_size=1)
 

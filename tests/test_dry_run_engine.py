@@ -15,7 +15,8 @@ from dry_run_models import IMAGE, MODELS, TEXT_TOKENS, Small
 import maxcrops as mc
 from maxcrops.exceptions import ConfigError, UnsupportedError
 from maxcrops.planning.dryrun import _engine, _hybrid, _inputs, _models
-from maxcrops.planning.dryrun._events import CATEGORIES, PHASES, EventLog
+from maxcrops.planning.dryrun._events import CATEGORIES, EventLog
+from maxcrops.planning.dryrun._launch import PHASES
 from maxcrops.planning.dryrun._molmo import build_molmo
 from maxcrops.planning.dryrun._recorder import Recorder
 from maxcrops.planning.dryrun._request import Point, RunRequest
@@ -441,15 +442,19 @@ def test_sequences_are_as_long_as_the_spec_says(name: str) -> None:
     assert int((inputs["labels"][0] != -100).sum()) == TEXT_TOKENS
 
 
-def test_pixels_beyond_a_bound_are_fake(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_inputs, "MOST_REAL_PIXELS", 1000)
+@pytest.mark.parametrize("name", [name for name, small in MODELS.items() if small.spec is not None])
+def test_fake_pixels_change_nothing(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beyond a bound they are fake; models that look for padding in them find none, as in ones."""
+    small = MODELS[name]
+    assert small.spec is not None
+    real = _engine.observe(request(small))
+    monkeypatch.setattr(_inputs, "MOST_REAL_VALUES", 1000)
     hybrid = _hybrid.Hybrid()
-    for name, is_fake in (("internvl", True), ("idefics3", False)):
-        small = MODELS[name]
-        assert small.spec is not None
-        inputs = _inputs.make_inputs(name, IMAGE, small.spec, small.point(), hybrid)
-        assert hybrid.is_fake(inputs["pixel_values"]) == is_fake
-    assert peak_of_run(_engine.observe(request(MODELS["internvl"]))) > 0
+    inputs = _inputs.make_inputs(name, IMAGE, small.spec, small.point(), hybrid)
+    assert hybrid.is_fake(inputs["images" if name == "molmo" else "pixel_values"])
+    fake = _engine.observe(request(small))
+    assert fake.signature() == real.signature()
+    assert fake.num_bytes.tolist() == real.num_bytes.tolist()
 
 
 @pytest.mark.parametrize(
@@ -522,6 +527,8 @@ def test_hybrid_runs_what_decides_and_fakes_what_fills() -> None:
         assert real[1].tolist() == [1] * 5
         assert real[0].tolist() == [0] * 5
         assert bool(fake.sum() > 0)  # every condition holds
+        counts = (fake > 0).sum(1)
+        assert (counts != 5).tolist() == [True] * 3
         assert fake[fake > 0].shape == (15,)
 
 

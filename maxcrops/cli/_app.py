@@ -83,6 +83,12 @@ def plan(
         str | None, typer.Option(help="The model's config.json, where MODEL names none.", metavar="NAME_OR_FOLDER")
     ] = None,
     max_latency_ms: Annotated[float | None, typer.Option(help="A budget of time, against an estimate.")] = None,
+    max_flops: Annotated[
+        float | None, typer.Option(help="A budget of arithmetic; a multiply and an add are 2.")
+    ] = None,
+    max_batch_size: Annotated[
+        int, typer.Option(min=0, help="How far to look for the largest batch of each value; 0: do not.")
+    ] = 64,
 ) -> None:
     """The largest safe max_crops, and why: the exact worst case of every value beside the limits."""
     from maxcrops.planning import plan as make_plan
@@ -107,6 +113,8 @@ def plan(
             "batch_size": batch_size,
             "mode": mode,
             "max_latency_ms": max_latency_ms,
+            "max_flops": max_flops,
+            "max_batch_size": max_batch_size,
             "run_settings": {
                 "dtype": dtype,
                 "trainable": trainable,

@@ -161,6 +161,7 @@ def runs_table(plan: Plan) -> Table:
                 f"{run.total_flops / 1e12:.1f}",
                 "" if run.latency_ms is None else f"{run.latency_ms:.0f}",
                 launches,
+                *([_largest_batch(plan, value)] if plan.frontier else []),
                 run.evidence,
                 run.peak_module or run.peak_phase,
             ]
@@ -173,6 +174,7 @@ def runs_table(plan: Plan) -> Table:
         "TFLOP",
         "ms (estimate)",
         "launches",
+        *(["largest batch (limit)"] if plan.frontier else []),
         "evidence",
         "peak in",
     )
@@ -181,6 +183,11 @@ def runs_table(plan: Plan) -> Table:
         f" ({first.device.memory_bytes / 2**30:.1f} GiB); {NOT_VALIDATED}"
     )
     return table(title, columns, rows, left=("peak in",))
+
+
+def _largest_batch(plan: Plan, value: int) -> str:
+    largest = plan.frontier[value]
+    return f"{largest.batch_size} ({largest.binding})" if largest.binding else f"{largest.batch_size} or more"
 
 
 def runs_footer(plan: Plan) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal
 
 from maxcrops._arguments import require_arguments, require_threads
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
     from maxcrops.planning.devices import Device
-    from maxcrops.planning.dryrun import DryRun
+    from maxcrops.planning.dryrun import DryRun, DryRuns, LargestBatch
 
 DEFAULT_MAX_SEQUENCE_LENGTH = 4096
 """Tokens; what Molmo's configuration says."""
@@ -146,6 +147,10 @@ class Plan:
     """Samples of a dry run."""
     runs: Mapping[int, DryRun] = field(default_factory=dict)
     """The dry run of each value, where a model was given."""
+    frontier: Mapping[int, LargestBatch] = field(default_factory=dict)
+    """The largest batch that fits the GPU at each value, where a model was given."""
+    max_batch_size: int = 0
+    """Where the frontier ends: a batch of so many may not be the largest."""
 
     @property
     def fits(self) -> bool:
@@ -186,6 +191,8 @@ class Plan:
             "num_images": self.num_images,
             "batch_size": self.batch_size,
             "runs": [{"max_crops": value, **run.to_dict()} for value, run in sorted(self.runs.items())],
+            "max_batch_size": self.max_batch_size,
+            "frontier": [{"max_crops": value, **batch.to_dict()} for value, batch in sorted(self.frontier.items())],
             "rows": [row.to_dict() for row in self.rows],
         }
 
@@ -215,6 +222,7 @@ def plan(
     max_latency_ms: float | None = None,
     max_flops: float | None = None,
     run_settings: Mapping[str, Any] | None = None,
+    max_batch_size: int = 64,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Plan:
     """How many crops are safe, and why.
@@ -241,7 +249,8 @@ def plan(
         max_latency_ms: a budget of time for a run, against a roofline estimate.
         max_flops: a budget of arithmetic for a run.
         run_settings: the other settings of ``dry_run``: dtype, gradient_checkpointing, trainable...
-        on_progress: called with the number of dry runs done and the number to do.
+        max_batch_size: samples up to which the largest batch of each value is looked for; 0: it is not.
+        on_progress: called with the number of steps of dry runs done and the number to do.
 
     Returns:
         A Plan.
@@ -264,6 +273,7 @@ def plan(
     text_tokens = _integer("text_tokens", text_tokens, 0)
     images_per_sample = _integer("images_per_sample", images_per_sample, 1)
     tight_margin = _integer("tight_margin", tight_margin, 0)
+    max_batch_size = _integer("max_batch_size", max_batch_size, 0)
     array = None if sizes is None else _as_sizes("plan", sizes)
 
     limits: list[Limit] = [SequenceLimit(max_sequence_length, text_tokens, images_per_sample, tight_margin)]
@@ -298,13 +308,18 @@ def plan(
         if not values:
             raise ValueError("[plan] max_crops_list must name at least one value; None tabulates them all")
     runs: dict[int, DryRun] = {}
+    frontier: dict[int, LargestBatch] = {}
     if model is not None:
+        from maxcrops.planning.dryrun import DryRuns
+
         settings = {"mode": mode, "text_tokens": text_tokens, "images_per_sample": images_per_sample}
         limits += _run_limits(runs, max_latency_ms, max_flops)
-        _fill_runs(
-            runs, limits, model, spec, {*values, asked}, device_memory, batch_size, on_progress,
-            {**settings, **(run_settings or {})},
-        )  # fmt: skip
+        with DryRuns(model, spec, device=device_memory, **{**settings, **(run_settings or {})}) as dry_runs:
+            look = partial(dry_runs.frontier, most=max_batch_size, on_progress=on_progress)
+            if max_batch_size:  # first, as its runs tell most of the others
+                look({*values, asked})
+            _fill_runs(runs, limits, dry_runs, {*values, asked}, batch_size, on_progress)
+            frontier = look(runs) if max_batch_size else {}
         values = sorted({*values, *runs}) if max_crops_list is None else values
     asked_row = make_row(asked)
     largest_by_limit = [limit.largest(spec) for limit in limits]
@@ -334,6 +349,8 @@ def plan(
         num_images=0 if array is None else len(array),
         batch_size=batch_size,
         runs=runs,
+        frontier=frontier,
+        max_batch_size=max_batch_size,
     )
 
 
@@ -349,31 +366,25 @@ def _run_limits(runs: Mapping[int, DryRun], max_latency_ms: float | None, max_fl
 def _fill_runs(
     runs: dict[int, DryRun],
     limits: Sequence[Limit],
-    model: Any,
-    spec: Spec,
+    dry_runs: DryRuns,
     values: Iterable[int],
-    device: Device | str | int,
     batch_size: int,
     on_progress: Callable[[int, int], None] | None,
-    settings: Mapping[str, Any],
 ) -> None:
     """Runs the values, and those between the last that fits and the first that does not, by halves."""
-    from maxcrops.planning.dryrun import DryRuns
 
-    with DryRuns(model, spec, device=device, **settings) as dry_runs:
+    def run(wanted: Iterable[int]) -> None:
+        table = dry_runs.table(wanted, [batch_size], on_progress=on_progress)
+        runs.update({value: result for (value, _), result in table.items()})
 
-        def run(wanted: Iterable[int]) -> None:
-            table = dry_runs.table(wanted, [batch_size], on_progress=on_progress)
-            runs.update({value: result for (value, _), result in table.items()})
-
-        run(sorted(values))
-        while True:
-            over = {value for value in runs if any(limit.use(spec, value).verdict == "over" for limit in limits)}
-            first_over = min(over, default=None)
-            last_below = max((value for value in runs if first_over is None or value < first_over), default=None)
-            if first_over is None or last_below is None or first_over - last_below < 2:
-                return
-            run([(first_over + last_below) // 2])
+    run(sorted(values))
+    while True:
+        over = {value for value in runs if any(limit.use(dry_runs.spec, value).verdict == "over" for limit in limits)}
+        first_over = min(over, default=None)
+        last_below = max((value for value in runs if first_over is None or value < first_over), default=None)
+        if first_over is None or last_below is None or first_over - last_below < 2:
+            return
+        run([(first_over + last_below) // 2])
 
 
 def _budget(name: str, value: float) -> float:

@@ -18,7 +18,7 @@ from maxcrops.specs import Spec
 if TYPE_CHECKING:
     from maxcrops.planning.dryrun import DryRun
 
-Evidence: TypeAlias = Literal["exact", "dry run", "estimate"]
+Evidence: TypeAlias = Literal["exact", "dry run", "fit of dry runs", "estimate"]
 """Where a number comes from, strongest first. Numbers of different evidence are never printed alike."""
 
 Verdict: TypeAlias = Literal["safe", "tight", "over"]

@@ -15,7 +15,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from maxcrops.planning.dryrun._events import CATEGORIES, PHASES, Category, EventLog, Phase
+from maxcrops.planning.dryrun._events import CATEGORIES, Category, EventLog
+from maxcrops.planning.dryrun._launch import PHASES, Phase
 
 _MIB = 1 << 20
 _UNIT = 512

@@ -23,8 +23,8 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-from maxcrops.planning.dryrun._events import Launch
 from maxcrops.planning.dryrun._hybrid import count_true
+from maxcrops.planning.dryrun._launch import Launch
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -26,7 +26,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from maxcrops.planning.dryrun._events import EventLog, Launch
+from maxcrops.planning.dryrun._attention import AttentionCall, AttentionPlatform
+from maxcrops.planning.dryrun._events import AttentionUse, EventLog
 from maxcrops.planning.dryrun._request import RunRequest
 
 MAX_BYTES = 256 * 2**20
@@ -85,9 +86,14 @@ def load_log(key: str) -> EventLog | None:
         return None
     arrays, values = entry
     try:
-        launches = tuple(Launch(**{**launch, "shape": tuple(launch["shape"])}) for launch in values.pop("launches"))
-        rest = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
-        fields: dict[str, Any] = {**arrays, **rest, "launches": launches}
+        platform, uses = values.pop("platform"), values.pop("attention")
+        attention = [AttentionUse(**{**use, "call": AttentionCall(**_with_tuples(use["call"]))}) for use in uses]
+        fields: dict[str, Any] = {
+            **arrays,
+            **_with_tuples(values),
+            "attention": tuple(attention),
+            "platform": None if platform is None else AttentionPlatform(**_with_tuples(platform)),
+        }
         return EventLog(**fields)
     except (TypeError, KeyError, AttributeError):  # another entry's fields
         return None
@@ -98,7 +104,8 @@ def save_log(key: str, log: EventLog) -> None:
     fields = {field.name: getattr(log, field.name) for field in dataclasses.fields(log)}
     arrays = {name: value for name, value in fields.items() if isinstance(value, np.ndarray)}
     values = {name: value for name, value in fields.items() if name not in arrays}
-    values["launches"] = [dataclasses.asdict(launch) for launch in log.launches]
+    values["attention"] = [dataclasses.asdict(use) for use in log.attention]
+    values["platform"] = None if log.platform is None else dataclasses.asdict(log.platform)
     _write(key, arrays, values)
 
 
@@ -131,6 +138,11 @@ def _environment() -> dict[str, str]:
     for path in sorted(Path(__file__).parent.glob("*.py")):
         code.update(path.name.encode() + b"\0" + path.read_bytes() + b"\0")
     return {**versions, "code": code.hexdigest()}
+
+
+def _with_tuples(values: Mapping[str, Any]) -> dict[str, Any]:
+    """With tuples again for the lists that JSON made of them."""
+    return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
 
 
 def _plain(value: object) -> object:

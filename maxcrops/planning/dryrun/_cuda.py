@@ -4,18 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from maxcrops.planning.dryrun._attention import (
     AttentionCall,
     AttentionPlatform,
-    Kernel,
     cublas_workspace_bytes,
     extra_bytes,
-    largest_passing_batch,
-    launch_problems,
     patched_sdpa,
 )
 from maxcrops.planning.dryrun._molmo import DISABLED_KERNELS
@@ -46,34 +42,13 @@ def workspaces(platform: AttentionPlatform) -> Callable[[Any, Sequence[Any], Map
 
 
 @contextmanager
-def as_on_cuda(platform: AttentionPlatform, recorder: Recorder, samples: int) -> Iterator[None]:
-    """Attention in here chooses its kernel as the platform would, and the recorder is told kernels and bad launches.
-
-    Args:
-        platform: the GPU.
-        recorder: whom to tell.
-        samples: of the batch, to say how many of them would pass.
-    """
-
-    def on_call(kernel: Kernel, call: AttentionCall) -> None:
-        recorder.attention_kernels[kernel] = None
-        if recorder.phase == "backward":  # recomputed, and told before
-            return
-        for launch in launch_problems(kernel, platform, call):
-            recorder.launches.append(
-                replace(
-                    launch,
-                    module=recorder.module(),
-                    phase=recorder.phase if launch.phase == "forward" else launch.phase,
-                    largest_batch=largest_passing_batch(platform, call, samples),
-                )
-            )
-
-    on_flash = partial(on_call, "flash")
+def as_on_cuda(platform: AttentionPlatform, recorder: Recorder) -> Iterator[None]:
+    """Attention in here chooses its kernel as the platform would, and the recorder is told."""
+    on_flash = partial(recorder.attend, "flash")
     recorder.reserve(cublas_workspace_bytes(platform), "cuBLAS workspace")
     _flash_calls.append(on_flash)
     try:
-        with patched_sdpa(platform, on_call=on_call):
+        with patched_sdpa(platform, on_call=recorder.attend):
             yield
     finally:
         _flash_calls.remove(on_flash)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cache, partial
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any, Literal
+from threading import RLock
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from maxcrops._arguments import require_arguments
 from maxcrops._bounds import worst_case
@@ -13,13 +16,19 @@ from maxcrops._layout import layout
 from maxcrops.exceptions import UnsupportedError
 from maxcrops.planning.devices import Device, get_device
 from maxcrops.planning.dryrun import _cache
-from maxcrops.planning.dryrun._allocator import peak, replay, smallest_capacity
+from maxcrops.planning.dryrun._allocator import replay
+from maxcrops.planning.dryrun._attention import bundled_cudnn
 from maxcrops.planning.dryrun._configs import load_config
-from maxcrops.planning.dryrun._events import Category, EventLog, Launch, Phase
+from maxcrops.planning.dryrun._engine import observe_in_child
+from maxcrops.planning.dryrun._events import Category, EventLog
+from maxcrops.planning.dryrun._fit import FittedLogs, design_points, features_of
+from maxcrops.planning.dryrun._launch import Launch, Phase
+from maxcrops.planning.dryrun._reading import Reading, read
 from maxcrops.planning.dryrun._request import Attention, Mode, Optimizer, Point, RunRequest, Trainable
-from maxcrops.planning.dryrun._worker import Worker
+from maxcrops.planning.dryrun._worker import WorkerPool
 
 if TYPE_CHECKING:
+    from maxcrops._core import Layout
     from maxcrops.specs import Spec
 
 CONTEXT_BYTES = 600 << 20
@@ -33,6 +42,15 @@ NOT_VALIDATED = "not yet validated on a GPU"
 _FLOPS_EFFICIENCY = 0.6
 _BANDWIDTH_EFFICIENCY = 0.8
 _LAUNCH_SECONDS = 4e-6
+
+_MOST_WORKERS = 4
+
+
+Evidence: TypeAlias = Literal["dry run", "fit of dry runs"]
+_EVIDENCES: tuple[Evidence, ...] = ("dry run", "fit of dry runs")
+
+OnProgress: TypeAlias = Callable[[int, int], None]
+"""Called with the number of steps (runs, and replays of what they allocate) that are done, and the number to do."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -76,7 +94,8 @@ class DryRun:
     launches: tuple[Launch, ...]
     """Those that break a limit of CUDA."""
     attention_kernels: tuple[str, ...]
-    evidence: Literal["dry run"]
+    evidence: Evidence
+    """Whether this point was run, or rebuilt event by event from runs at other points."""
     assumptions: tuple[str, ...]
     """What was assumed, in words."""
 
@@ -113,10 +132,30 @@ class DryRun:
         )
 
 
-class DryRuns:
-    """A model under one way of running it, at any size. A context manager; it keeps one child process for its runs.
+@dataclass(frozen=True)
+class LargestBatch:
+    """How many samples fit a device at one value of max_crops."""
 
-    Arguments as for ``dry_run``, which describes them.
+    batch_size: int
+    """0 where not even one fits."""
+    binding: Literal["memory", "launch"] | None
+    """What one sample more breaks; None where no more were tried."""
+    run: DryRun | None
+    """Of so many samples; None where none fits."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data, for JSON."""
+        run = None if self.run is None else self.run.to_dict()
+        return {"batch_size": self.batch_size, "binding": self.binding, "run": run}
+
+
+class DryRuns:
+    """A model under one way of running it, at any size. A context manager; it keeps child processes for its runs.
+
+    Arguments as for ``dry_run``, which describes them, and:
+
+    Args:
+        num_workers: processes; None: a few, as the CPUs allow. Each takes about 1 GB.
     """
 
     def __init__(
@@ -137,9 +176,8 @@ class DryRuns:
         torch_version: str = "2.13",
         cudnn_version: tuple[int, int, int] | Literal["bundled"] | None = "bundled",
         timeout: float = 600,
+        num_workers: int | None = None,
     ) -> None:
-        from maxcrops.planning.dryrun._attention import bundled_cudnn
-
         require_arguments("dry_run", spec, text_tokens=text_tokens, images_per_sample=images_per_sample)
         for package in ("torch", "transformers"):
             if find_spec(package) is None:
@@ -186,66 +224,81 @@ class DryRuns:
             torch_version=torch_version,
             cudnn_version=cudnn,
         )
-        self._worker = Worker(timeout=timeout)
+        workers = min(_MOST_WORKERS, len(os.sched_getaffinity(0))) if num_workers is None else num_workers
+        self._workers = WorkerPool(workers, timeout=timeout)
+        self._direct: dict[Point, EventLog] = {}
+        self._fitted = FittedLogs()
+        self._learning = RLock()
 
     def __enter__(self) -> DryRuns:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._worker.close()
+        self._workers.close()
 
     def at(
         self, *, batch_size: int, max_crops: int | None = None, sizes: Sequence[tuple[int, int]] | None = None
     ) -> DryRun:
         """One run, executed or from the cache."""
         point = self._point(batch_size, max_crops, sizes)
-        return self._result(point, self._log(point))
+        reading = self._kept(point, "dry run")
+        if reading is None:
+            reading = self._keep(point, "dry run", read(self._run(point)))
+        return self._result(point, "dry run", reading)
 
     def table(
         self,
         max_crops: Iterable[int],
         batch_sizes: Iterable[int],
         *,
-        on_progress: Callable[[int, int], None] | None = None,
+        on_progress: OnProgress | None = None,
     ) -> dict[tuple[int, int], DryRun]:
-        """(max_crops, batch_size) -> what a run would use, for every pair; each is run once and kept in the cache.
+        """(max_crops, batch_size) -> what a run would use, for every pair.
+
+        A few pairs are run. The events of the others are those of the runs, with sizes that follow from the point's
+        (``_fit``), verified against runs that the sizes were not taken from; where that does not hold, they are run.
 
         Args:
             max_crops: values of the knob; the worst image of each.
             batch_sizes: samples.
-            on_progress: called with the number of runs done and the number to do.
+            on_progress: told of the steps.
         """
         batches = list(dict.fromkeys(batch_sizes))
-        pairs = [(value, batch) for value in dict.fromkeys(max_crops) for batch in batches]
-        table = {}
-        for done, (value, batch) in enumerate(pairs):
-            if on_progress is not None:
-                on_progress(done, len(pairs))
-            table[value, batch] = self.at(batch_size=batch, max_crops=value)
-        if on_progress is not None:
-            on_progress(len(pairs), len(pairs))
-        return table
+        points = {(value, batch): self._point(batch, value, None) for value in max_crops for batch in batches}
+        readings = self._read_all(points.values(), _Progress(on_progress))
+        return {pair: self._result(point, *readings[point]) for pair, point in points.items()}
 
-    def largest_batch(self, max_crops: int, *, most: int = 256) -> DryRun | None:
-        """The run of the largest batch that fits the device, up to `most`; None where one sample does not.
+    def frontier(
+        self, max_crops: Iterable[int], *, most: int = 64, on_progress: OnProgress | None = None
+    ) -> dict[int, LargestBatch]:
+        """max_crops -> the largest batch that fits the device, up to `most` samples, and what binds it.
 
-        More samples are taken never to need less: the batch is doubled until it does not fit, then halved in between.
+        More samples, and more crops, are taken never to need less. Runs and fits as in ``table``.
+
+        Args:
+            max_crops: values of the knob; the worst image of each.
+            most: samples.
+            on_progress: told of the steps.
         """
-        best: DryRun | None = None
-        batch, too_many = 1, most + 1
-        while batch < too_many:
-            run = self.at(batch_size=batch, max_crops=max_crops)
-            if run.fits:
-                best = run
-            else:
-                too_many = batch
-            fitting = best.batch_size if best else 0
-            batch = min(2 * fitting, most) if too_many > most else (fitting + too_many) // 2
-            if batch <= fitting:
-                break
-        return best
+        progress = _Progress(on_progress)
+        samples = {value: self._point(1, value, None) for value in sorted(set(max_crops))}
+        keys = {
+            value: _cache.key_of("largest batch", replace(self._request, point=sample), self._capacity, most)
+            for value, sample in samples.items()
+        }
+        found = {value: _cache.load_json(key) for value, key in keys.items()}
+        rest = {value: samples[value] for value in samples if found[value] is None}
+        if rest:
+            searched = self._search([*rest.values()], most, progress)
+            for value, (batch, binding) in zip(rest, searched, strict=True):
+                found[value] = [batch, binding if batch < most else None]
+                _cache.save_json(keys[value], found[value])
+        points = {value: replace(samples[value], batch_size=batch) for value, (batch, _) in found.items() if batch}
+        readings = self._read_all(points.values(), progress)
+        runs = {value: self._result(point, *readings[point]) for value, point in points.items()}
+        return {value: LargestBatch(batch, binding, runs.get(value)) for value, (batch, binding) in found.items()}
 
-    # -- steps -------------------------------------------------------------------------------------------------------
+    # -- runs --------------------------------------------------------------------------------------------------------
 
     def _point(self, batch_size: int, max_crops: int | None, sizes: Sequence[tuple[int, int]] | None) -> Point:
         require_arguments("dry_run", self.spec, max_crops=max_crops, batch_size=batch_size)
@@ -264,12 +317,116 @@ class DryRuns:
             new_tokens=self._new_tokens,
         )
 
-    def _log(self, point: Point) -> EventLog:
-        return _cache.cached(replace(self._request, point=point), self._worker.observe)
+    def _run(self, point: Point) -> EventLog:
+        """The log of a point, which is run unless it was."""
+        log = self._direct.get(point)
+        if log is None:
+            log = _cache.cached(replace(self._request, point=point), partial(self._workers.run, observe_in_child))
+            self._direct[point] = log
+        return log
 
-    def _result(self, point: Point, log: EventLog) -> DryRun:
-        most = peak(log)
-        images = [layout(self.spec, height=h, width=w, max_crops=point.max_crops) for h, w in point.sizes]
+    def _learn(self, points: Iterable[Point], progress: _Progress) -> None:
+        """Runs as many of the points as the others can be told from."""
+        wanted = {features_of(self.spec, point): point for point in points}
+        with self._learning:
+            while batch := design_points(list(wanted), self._fitted):
+                progress.expect(len(batch))
+                logs = progress.over(self._workers.map(self._run, [wanted[features] for features in batch]))
+                for features, log in zip(batch, logs, strict=True):
+                    self._fitted.update(features, log)
+
+    def _told(self, point: Point) -> tuple[Evidence, EventLog]:
+        """The log of a point: run before, told from others, or run now."""
+        with self._learning:
+            if point not in self._direct:
+                log = self._fitted.at(features_of(self.spec, point))
+                if log is not None:
+                    return "fit of dry runs", log
+            return "dry run", self._run(point)
+
+    # -- readings ----------------------------------------------------------------------------------------------------
+
+    def _kept(self, point: Point, evidence: Evidence) -> Reading | None:
+        values = _cache.load_json(_cache.key_of("reading", replace(self._request, point=point), evidence))
+        return None if values is None else Reading.from_json(values)
+
+    def _keep(self, point: Point, evidence: Evidence, reading: Reading) -> Reading:
+        _cache.save_json(_cache.key_of("reading", replace(self._request, point=point), evidence), asdict(reading))
+        return reading
+
+    def _read_all(self, points: Iterable[Point], progress: _Progress) -> dict[Point, tuple[Evidence, Reading]]:
+        """What the logs of the points say, those of the cache or of runs and fits."""
+        readings: dict[Point, tuple[Evidence, Reading]] = {}
+        for point in points:
+            for evidence in _EVIDENCES:
+                if (kept := self._kept(point, evidence)) is not None:
+                    readings[point] = (evidence, kept)
+                    break
+        rest = [point for point in dict.fromkeys(points) if point not in readings]
+        if not rest:
+            return readings
+        progress.expect(len(rest))
+        self._learn(rest, progress)
+
+        def reading_of(point: Point) -> tuple[Evidence, Reading]:
+            evidence, log = self._told(point)
+            return evidence, self._keep(point, evidence, self._workers.run(read, log))
+
+        found = progress.over(self._workers.map(reading_of, rest))
+        return {**readings, **dict(zip(rest, found, strict=True))}
+
+    # -- the frontier ------------------------------------------------------------------------------------------------
+
+    @property
+    def _capacity(self) -> int:
+        """Bytes that the allocator can have."""
+        return max(0, self.device.memory_bytes - CONTEXT_BYTES)
+
+    def _search(
+        self, samples: Sequence[Point], most: int, progress: _Progress
+    ) -> list[tuple[int, Literal["memory", "launch"]]]:
+        """The largest batch of each sample, from the least to the most crops, and what the next breaks."""
+        top = self._batch_beyond(samples[0], most, progress)
+        if not top:
+            return [(0, "memory")] * len(samples)
+        grid = sorted({*(1 << bits for bits in range(top.bit_length())), top})
+        self._learn([replace(sample, batch_size=batch) for sample in samples for batch in grid], progress)
+        progress.expect(len(samples))
+        return list(progress.over(self._workers.map(partial(self._largest_batch, top=top), samples)))
+
+    def _batch_beyond(self, sample: Point, most: int, progress: _Progress) -> int:
+        """A batch that does not fit, by the memory that a second sample adds, or `most`; 0 where one does not fit."""
+
+        def in_use(batch: int) -> int:
+            progress.expect(1)
+            (log,) = progress.over([self._run(replace(sample, batch_size=batch))])
+            return int(log.live_bytes().max(initial=0))
+
+        one = in_use(1)
+        if one > self._capacity or most < 2:
+            return int(one <= self._capacity)
+        more = in_use(2) - one
+        return most if more <= 0 else min(most, 2 + (self._capacity - one) // more)
+
+    def _largest_batch(self, sample: Point, top: int) -> tuple[int, Literal["memory", "launch"]]:
+        """The largest batch of up to `top` samples that fits (0: none), and what the next breaks; by halves."""
+        binding: Literal["memory", "launch"] = "memory"
+        least, too_many, batch = 0, top + 1, top
+        while too_many - least > 1:
+            _, log = self._told(replace(sample, batch_size=batch))
+            # What is in use at once decides most cases, without a replay.
+            in_use = int(log.live_bytes().max(initial=0))
+            if log.launches:
+                too_many, binding = batch, "launch"
+            elif in_use > self._capacity or not self._workers.run(_survives, (log, self._capacity)):
+                too_many, binding = batch, "memory"
+            else:
+                least = batch
+            batch = (least + too_many) // 2
+        return least, binding
+
+    def _result(self, point: Point, evidence: Evidence, reading: Reading) -> DryRun:
+        images = _layouts(self.spec, point)
         return DryRun(
             model_type=str(self._request.config["model_type"]),
             spec_key=self.spec.key,
@@ -281,21 +438,56 @@ class DryRuns:
             sequence_length=sum(image.sequence_tokens for image in images) + point.text_tokens,
             device=self.device,
             dtype=self._request.dtype,
-            peak_bytes=most.bytes,
-            peak_by_category=most.by_category,
-            peak_operator=most.operator,
-            peak_module=most.module,
-            peak_phase=most.phase,
-            reserved_bytes=replay(log).reserved_peak,
-            smallest_bytes=smallest_capacity(log),
-            smallest_bytes_expandable=smallest_capacity(log, expandable_segments=True),
-            flops=log.flops,
-            latency_ms=_latency_ms(log, self.device, self._request.dtype),
-            launches=log.launches,
-            attention_kernels=log.attention_kernels,
-            evidence="dry run",
+            peak_bytes=reading.peak_bytes,
+            peak_by_category=reading.peak_by_category,
+            peak_operator=reading.peak_operator,
+            peak_module=reading.peak_module,
+            peak_phase=reading.peak_phase,
+            reserved_bytes=reading.reserved_bytes,
+            smallest_bytes=reading.smallest_bytes,
+            smallest_bytes_expandable=reading.smallest_bytes_expandable,
+            flops=reading.flops,
+            latency_ms=_latency_ms(reading, self.device, self._request.dtype),
+            launches=reading.launches,
+            attention_kernels=reading.attention_kernels,
+            evidence=evidence,
             assumptions=self._assumptions,
         )
+
+
+class _Progress:
+    """Steps done and to do, for whoever wants to be told."""
+
+    def __init__(self, tell: OnProgress | None) -> None:
+        self._tell = tell
+        self._done = self._total = 0
+
+    def expect(self, steps: int) -> None:
+        self._total += steps
+        self._say()
+
+    def over(self, steps: Iterable[Any]) -> Iterator[Any]:
+        """The steps, counted as they are done."""
+        for step in steps:
+            self._done += 1
+            self._say()
+            yield step
+
+    def _say(self) -> None:
+        if self._tell is not None:
+            self._tell(self._done, self._total)
+
+
+@cache
+def _layouts(spec: Spec, point: Point) -> tuple[Layout, ...]:
+    """Of a sample's images."""
+    return tuple(layout(spec, height=h, width=w, max_crops=point.max_crops) for h, w in point.sizes)
+
+
+def _survives(of: tuple[EventLog, int]) -> bool:
+    """Whether the allocator survives a log (of[0]) with a device's memory (of[1], bytes)."""
+    log, capacity = of
+    return replay(log, capacity=capacity).fits
 
 
 def dry_run(
@@ -328,7 +520,7 @@ def dry_run(
             ``dtype`` ("bfloat16", "float16", "float32"), ``attention`` ("sdpa", "eager", "flash_attention_2"),
             ``trainable`` ("all", "frozen_vision", "connector"), ``gradient_checkpointing`` (False), ``optimizer``
             ("adamw_foreach", "adamw_fused", "none"), ``torch_version`` ("2.13"), ``cudnn_version`` ("bundled": that of
-            torch's wheel; a triple; None), ``timeout`` (600 s a run).
+            torch's wheel; a triple; None), ``timeout`` (600 s a run), ``num_workers``.
 
     Raises:
         UnsupportedError: a model whose class or inputs are not known, or torch is not installed.
@@ -340,12 +532,14 @@ def dry_run(
         return runs.at(batch_size=batch_size, max_crops=max_crops, sizes=sizes)
 
 
-def _latency_ms(log: EventLog, device: Device, dtype: str) -> float | None:
+def _latency_ms(reading: Reading, device: Device, dtype: str) -> float | None:
     """A roofline by part of the model: its arithmetic or its traffic, whichever takes longer, and the launches."""
     if not device.dense_flops or device.bandwidth_bytes_per_second is None:
         return None
     rate = device.dense_flops[dtype] * _FLOPS_EFFICIENCY
     bandwidth = device.bandwidth_bytes_per_second * _BANDWIDTH_EFFICIENCY
-    parts = {*log.flops, *log.traffic_bytes}
-    seconds = sum(max(log.flops.get(part, 0) / rate, log.traffic_bytes.get(part, 0) / bandwidth) for part in parts)
-    return 1e3 * max(seconds, log.num_operators * _LAUNCH_SECONDS)
+    parts = {*reading.flops, *reading.traffic_bytes}
+    seconds = sum(
+        max(reading.flops.get(part, 0) / rate, reading.traffic_bytes.get(part, 0) / bandwidth) for part in parts
+    )
+    return 1e3 * max(seconds, reading.num_operators * _LAUNCH_SECONDS)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
+from dataclasses import replace
 from typing import Any, Protocol
 
 from maxcrops.exceptions import ConfigError, MaxCropsError
 from maxcrops.planning.dryrun._attention import AttentionPlatform
 from maxcrops.planning.dryrun._cuda import as_on_cuda, platform_of, workspaces
-from maxcrops.planning.dryrun._events import Category, EventLog, Phase
+from maxcrops.planning.dryrun._events import Category, EventLog
 from maxcrops.planning.dryrun._hybrid import Hybrid, dispatch_mode
 from maxcrops.planning.dryrun._inputs import configured, make_inputs
+from maxcrops.planning.dryrun._launch import Phase
 from maxcrops.planning.dryrun._models import build, enable_checkpointing, image_token_id, set_trainable
 from maxcrops.planning.dryrun._recorder import Recorder
 from maxcrops.planning.dryrun._request import Mode, Optimizer, RunRequest
@@ -66,6 +68,15 @@ def observe(request: RunRequest) -> EventLog:
         ) from error
 
 
+def observe_in_child(request: RunRequest) -> EventLog:
+    """As ``observe``, in a process that does nothing else."""
+    from maxcrops.profiling._torchvision import declare_missing
+
+    with suppress(ImportError):  # a model that needs torchvision will say so itself
+        declare_missing()  # models import torchvision's Python code; in this process nobody runs its operators
+    return observe(request)
+
+
 def record(
     model: Any,
     inputs: Mapping[str, Any],
@@ -100,8 +111,7 @@ def record(
         recorder.add(warm_states(step, hybrid, optimizer), "optimizer states", "optimizer")
     recorder.phase = "forward"
     recorder.add(hybrid.tensors_in(dict(inputs)), "inputs")
-    samples = len(inputs["input_ids"])
-    on_device = as_on_cuda(platform, recorder, samples) if platform is not None else nullcontext()
+    on_device = as_on_cuda(platform, recorder) if platform is not None else nullcontext()
     with on_device, recorder.watching(), around():
         if mode == "train":
             train(model, inputs, step, recorder)
@@ -109,7 +119,7 @@ def record(
             generate(model, inputs, new_tokens, recorder)
         else:
             prefill(model, inputs, recorder)
-        return recorder.log()
+        return replace(recorder.log(), platform=platform, batch_size=len(inputs["input_ids"]))
 
 
 # -- what is run; on a real model too ------------------------------------------------------------------------------
@@ -140,7 +150,7 @@ def generate(model: Any, inputs: Mapping[str, Any], new_tokens: int, observer: O
 
     def decode(length: int) -> None:
         token = torch.ones_like(ids[:, :1])
-        seen = torch.ones((len(mask), length), dtype=mask.dtype)
+        seen = mask.new_ones((len(mask), length))
         with torch.no_grad():
             model(input_ids=token, attention_mask=seen, past_key_values=cache, use_cache=True, logits_to_keep=1)
         observer.mark(tensors_of(cache), "kv_cache")

@@ -1,4 +1,4 @@
-"""What a dry run observes: every allocation with its life, every launch, and the arithmetic by part of the model.
+"""What a dry run observes: every allocation with its life, attention calls, and the arithmetic by part of the model.
 
 Plain NumPy data, so that replaying, fitting and planning need no torch.
 """
@@ -7,55 +7,36 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
+
+from maxcrops.planning.dryrun._attention import (
+    AttentionCall,
+    AttentionPlatform,
+    Kernel,
+    largest_passing_batch,
+    launch_problems,
+)
+from maxcrops.planning.dryrun._launch import Launch, Phase
 
 Category: TypeAlias = Literal["weights", "gradients", "optimizer", "kv_cache", "activations", "temporaries"]
 CATEGORIES: tuple[Category, ...] = ("weights", "gradients", "optimizer", "kv_cache", "activations", "temporaries")
 """``activations`` are what the forward pass keeps (for later layers or for the backward pass), ``temporaries`` what one
 operator or one optimizer step uses and gives back."""
 
-Phase: TypeAlias = Literal["load", "forward", "backward", "optimizer", "decode"]
-PHASES: tuple[Phase, ...] = ("load", "forward", "backward", "optimizer", "decode")
-
 
 @dataclass(frozen=True)
-class Launch:
-    """A kernel launch whose grid breaks, or may break, a limit of CUDA."""
+class AttentionUse:
+    """A call of attention, and the kernel that it took. Calls that are alike are one."""
 
-    operator: str
-    """As PyTorch names it."""
     module: str
-    """Path of the module that called it."""
+    """Path of the first module that made it."""
     phase: Phase
-    kernel: str
-    """Which kernel it is: flash, efficient, cudnn, math."""
-    shape: tuple[int, ...]
-    """(batch, heads, queries, keys, head size) of an attention call."""
-    dimension: str
-    """The grid dimension, and what is laid along it: "grid.z (batch)"."""
-    size: int
-    """What it would be."""
-    limit: int
-    """What CUDA allows."""
-    effect: Literal["error", "silent"]
-    """An error at the launch ("invalid configuration argument"), or wrong results without one."""
-    reference: str
-    """Where this was reported."""
-    largest_batch: int = 0
-    """Samples of which this call passes; 0 if not even one does."""
-
-    @property
-    def remedy(self) -> str:
-        """What to do, in words."""
-        along = "heads" if "heads" in self.dimension else "queries" if "offset" in self.dimension else "batch"
-        split = f"split this call along its {along}"
-        if self.largest_batch == 0:
-            return f"not even one sample passes: {split}"
-        return f"a batch of {self.largest_batch} passes; for more, {split}"
+    kernel: Kernel
+    call: AttentionCall
 
 
 @dataclass(frozen=True)
@@ -82,10 +63,11 @@ class EventLog:
     """[N]: index into PHASES."""
     category: npt.NDArray[np.int8]
     """[N]: index into CATEGORIES."""
-    launches: tuple[Launch, ...] = ()
-    """Those that break a limit."""
-    attention_kernels: tuple[str, ...] = ()
-    """Kernels that the attention calls took, without repetition, in order."""
+    attention: tuple[AttentionUse, ...] = ()
+    """Every kind of attention call, in order."""
+    platform: AttentionPlatform | None = None
+    """Where it would run; None: on the CPU."""
+    batch_size: int = 1
     flops: Mapping[str, int] = field(default_factory=dict)
     """By part of the model ("vision", "connector", "language_model", "optimizer"), forward and backward together."""
     traffic_bytes: Mapping[str, int] = field(default_factory=dict)
@@ -93,13 +75,35 @@ class EventLog:
     num_operators: int = 0
     """Kernels launched, about: operators that the device would run."""
 
+    @property
+    def attention_kernels(self) -> tuple[Kernel, ...]:
+        """Kernels that the attention calls took, without repetition, in order."""
+        return tuple(dict.fromkeys(use.kernel for use in self.attention))
+
+    @property
+    def launches(self) -> tuple[Launch, ...]:
+        """Those that break a limit."""
+        if self.platform is None:
+            return ()
+        return tuple(
+            replace(
+                launch,
+                module=use.module,
+                phase=use.phase if launch.phase == "forward" else launch.phase,
+                largest_batch=largest_passing_batch(self.platform, use.call, self.batch_size),
+            )
+            for use in self.attention
+            for launch in launch_problems(use.kernel, self.platform, use.call)
+        )
+
     def signature(self) -> str:
-        """Equal for two logs whose events correspond one to one: same operators, modules, lives, in the same order."""
+        """Equal for two logs whose events correspond one to one: operators, modules, lives and kernels, in order."""
         digest = hashlib.sha256()
         for names in (self.operators, self.modules):
             digest.update("\0".join(names).encode())
         for array in (self.event_allocation, self.event_is_free, self.operator, self.module, self.phase, self.category):
             digest.update(np.ascontiguousarray(array).tobytes())
+        digest.update(repr([(use.module, use.phase, use.kernel) for use in self.attention]).encode())
         return digest.hexdigest()
 
     def live_bytes(self, rounding: int = 512) -> npt.NDArray[np.int64]:

@@ -41,7 +41,8 @@ class Hybrid:
        length. So does CUDA (nonzero, then gather), and the shape depends on no fake.
     3. Fake values written into a real tensor are zeros.
     4. Where a result's shape or value depends on fakes all the same, they are ones: every condition holds, every item
-       is selected, the worst case for memory.
+       is selected, the worst case for memory. A condition on fake integers holds at once, and its result is real: from
+       counts of their pixels some models tell which crops are padding.
     """
 
     def __init__(self) -> None:
@@ -68,6 +69,7 @@ class Hybrid:
             aten.new_empty_strided,
         }
         self._keeps_size = {aten._to_copy}
+        self._conditions = {aten.eq, aten.ne, aten.lt, aten.le, aten.gt, aten.ge}
         self._device = torch.device("cpu")
         self._written: dict[Any, tuple[int, ...]] = {}
         self.fake_mode: Any = FakeTensorMode(allow_non_fake_inputs=True)
@@ -122,7 +124,10 @@ class Hybrid:
             return func(*self._filled(args, 0, written), **self._filled(kwargs, 0, written))
         try:
             with self.fake_mode:
-                return func(*args, **kwargs)
+                result = func(*args, **kwargs)
+            if packet in self._conditions and _is_integer(args[0]) and result.numel() <= BIG:
+                return torch.ones(result.shape, dtype=torch.bool)
+            return result
         except self._data_dependent:
             with torch.no_grad():
                 result = func(*self._filled(args, 1), **self._filled(kwargs, 1))
@@ -165,6 +170,12 @@ class Hybrid:
         """Real integers and flags may be asked for; other numbers were made up."""
         is_number = isinstance(leaf, self._torch.Tensor) and leaf.is_floating_point()
         return self.fake(leaf.to("meta")) if is_number else leaf
+
+
+def _is_integer(value: Any) -> bool:
+    """Whether it is a tensor of integers; flags are none."""
+    dtype = getattr(value, "dtype", None)
+    return dtype is not None and not (dtype.is_floating_point or dtype.is_complex or str(dtype) == "torch.bool")
 
 
 def count_true(mask: Any) -> int:

@@ -1,15 +1,16 @@
 """What a model's processor would hand it at a point, made from layouts and counts alone: no image is read.
 
-Ids, masks, grids and indices are real and right; pixels are ones, in float32 as processors give them, as no value of
-theirs changes a shape.
+Ids, masks, grids and indices are real and right; pixels are ones, in float32 as processors give them. Only whether all
+of a crop's are zeros, as padding is, changes a shape.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+import numpy as np
 
 from maxcrops import _core
 from maxcrops._layout import layout
@@ -18,8 +19,8 @@ from maxcrops.planning.dryrun._hybrid import Hybrid
 from maxcrops.planning.dryrun._request import Point
 from maxcrops.specs import Spec
 
-MOST_REAL_PIXELS = 64 << 20
-"""Values of pixels beyond which they are fake (256 MiB in float32)."""
+MOST_REAL_VALUES = 64 << 20
+"""Of ones in an array, beyond which it is fake (256 MiB in float32)."""
 
 
 @dataclass(frozen=True)
@@ -27,11 +28,9 @@ class Family:
     """How one family's processor packs images."""
 
     arrays: Callable[[Spec, Point, Sequence[_core.Layout]], Mapping[str, Any]]
-    """(spec, point, layouts of a sample's images) -> NumPy arrays by the model's names; of pixels, their shape."""
+    """(spec, point, layouts of a sample's images) -> NumPy arrays by the model's names; see ``_ones``."""
     placeholders: Callable[[Spec, _core.Layout], int] | None
     """How many of an image's tokens have the image token's id; None where the model goes by indices instead."""
-    counts_pixels: bool = False
-    """Whether the model finds its images by looking at pixels, which must be real then."""
     token_types: bool = False
     """Whether the processor marks image tokens in mm_token_type_ids."""
     configure: Callable[[Spec, Point], Mapping[str, Any]] = lambda spec, point: {}
@@ -97,12 +96,12 @@ def make_inputs(
     if family.token_types:
         tensors["mm_token_type_ids"] = torch.zeros_like(ids)
         tensors["mm_token_type_ids"][:, :of_images] = 1
-    for name, value in family.arrays(spec, point, images).items():
-        if isinstance(value, tuple):  # the shape of pixels
-            real = family.counts_pixels or math.prod(value) <= MOST_REAL_PIXELS
-            tensors[name] = torch.ones(value) if real else hybrid.fake(torch.empty(value, device="meta"))
+    for name, array in family.arrays(spec, point, images).items():
+        if array.strides[-1] or array.size <= MOST_REAL_VALUES:
+            tensors[name] = torch.from_numpy(np.ascontiguousarray(array))
         else:
-            tensors[name] = torch.from_numpy(value)
+            dtype = torch.from_numpy(array[..., :0].copy()).dtype
+            tensors[name] = hybrid.fake(torch.empty(array.shape, dtype=dtype, device="meta"))
     return tensors
 
 
@@ -133,21 +132,19 @@ def _molmo(spec: Spec, point: Point, images: Sequence[_core.Layout]) -> dict[str
     """Patches [samples, crops, patches, values], how much of each is image, and where each feature goes."""
     arrays, samples = _preprocessed(spec, point), point.batch_size
     return {
-        "images": (samples, *arrays["images"].shape),
+        "images": _ones(samples, *arrays["images"].shape),
         **{name: _repeated(arrays[name][None], samples) for name in ("image_masks", "image_input_idx")},
     }
 
 
 def _molmo2(spec: Spec, point: Point, images: Sequence[_core.Layout]) -> dict[str, Any]:
     """Patches [crops, patches, values], and the index tensors that say which of them each feature pools."""
-    import numpy as np
-
     arrays, samples = _preprocessed(spec, point), point.batch_size
     crops, patches, values = arrays["pixel_values"].shape
     pooling = _repeated(arrays["image_token_pooling"], samples)
     starts = np.repeat(np.arange(samples, dtype=pooling.dtype) * (crops * patches), len(pooling) // samples)
     return {
-        "pixel_values": (samples * crops, patches, values),
+        "pixel_values": _ones(samples * crops, patches, values),
         "image_token_pooling": np.where(pooling >= 0, pooling + starts[:, None], pooling),
         **{name: _repeated(arrays[name], samples) for name in ("image_grids", "image_num_crops")},
     }
@@ -155,8 +152,6 @@ def _molmo2(spec: Spec, point: Point, images: Sequence[_core.Layout]) -> dict[st
 
 def _preprocessed(spec: Spec, point: Point) -> dict[str, Any]:
     """What the preprocessor makes of black images of these sizes: its index tensors are the model's own."""
-    import numpy as np
-
     from maxcrops.preprocess import Preprocessor
 
     black = [np.broadcast_to(np.uint8(0), (*size, 3)) for size in point.sizes]
@@ -165,33 +160,32 @@ def _preprocessed(spec: Spec, point: Point) -> dict[str, Any]:
 
 def _internvl(spec: Spec, point: Point, images: Sequence[_core.Layout]) -> dict[str, Any]:
     """The crops of the batch in one row, [crops, 3, height, width]."""
-    return {"pixel_values": (point.batch_size * _num_crops(images), 3, spec.crop_size, spec.crop_size)}
+    return {"pixel_values": _ones(point.batch_size * _num_crops(images), 3, spec.crop_size, spec.crop_size)}
 
 
 def _llava_next(spec: Spec, point: Point, images: Sequence[_core.Layout]) -> dict[str, Any]:
     """Crops of each image, padded to the most that one has, and (height, width) of the images."""
-    import numpy as np
-
     most = max(image.num_crops for image in images)
     sizes = np.array([(image.height, image.width) for image in images], np.int64)
     return {
-        "pixel_values": (point.batch_size * len(images), most, 3, spec.crop_size, spec.crop_size),
+        "pixel_values": _ones(point.batch_size * len(images), most, 3, spec.crop_size, spec.crop_size),
         "image_sizes": _repeated(sizes, point.batch_size),
     }
 
 
 def _idefics3(spec: Spec, point: Point, images: Sequence[_core.Layout]) -> dict[str, Any]:
     """Crops of each sample, and a mask of their pixels: crops are full, as the canvas is a multiple of their size."""
-    import numpy as np
-
     crops, side = (point.batch_size, _num_crops(images)), (spec.crop_size, spec.crop_size)
-    return {"pixel_values": (*crops, 3, *side), "pixel_attention_mask": np.ones((*crops, *side), np.int64)}
+    return {"pixel_values": _ones(*crops, 3, *side), "pixel_attention_mask": _ones(*crops, *side, dtype="int64")}
+
+
+def _ones(*shape: int, dtype: str = "float32") -> Any:
+    """An array of ones that takes no memory: pixels and their masks, whose values nobody needs."""
+    return np.broadcast_to(np.ones((), dtype), shape)
 
 
 def _repeated(array: Any, times: int) -> Any:
     """Along the first axis."""
-    import numpy as np
-
     return np.concatenate([array] * times)
 
 
@@ -206,7 +200,7 @@ def _pinpoints(spec: Spec, point: Point) -> dict[str, Any]:
     return {"image_grid_pinpoints": [list(resolution) for resolution in chosen]}
 
 
-_IDEFICS3 = Family(arrays=_idefics3, placeholders=_every_crop, counts_pixels=True)
+_IDEFICS3 = Family(arrays=_idefics3, placeholders=_every_crop)
 
 FAMILIES: Mapping[str, Family] = {
     "molmo": Family(arrays=_molmo, placeholders=None),

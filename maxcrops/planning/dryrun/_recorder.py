@@ -13,8 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from maxcrops.planning.dryrun._events import CATEGORIES, PHASES, Category, EventLog, Launch, Phase
+from maxcrops.planning.dryrun._attention import AttentionCall, Kernel
+from maxcrops.planning.dryrun._events import CATEGORIES, AttentionUse, Category, EventLog
 from maxcrops.planning.dryrun._hybrid import Hybrid, dispatch_mode
+from maxcrops.planning.dryrun._launch import PHASES, Phase
 from maxcrops.planning.dryrun._models import part_of
 
 OUTSIDE = 0
@@ -61,8 +63,7 @@ class Recorder:
         self.phase: Phase = "load"
         self.scale: float = 1
         """How many times what is computed counts, in FLOPs, traffic and operators."""
-        self.launches: list[Launch] = []
-        self.attention_kernels: dict[str, None] = {}
+        self._attention: dict[tuple[Phase, Kernel, AttentionCall], AttentionUse] = {}
         self._torch, self._hybrid, self._workspaces = torch, hybrid, workspaces
         self._flop_registry = flop_registry
         self._current_node = torch._C._current_autograd_node
@@ -151,9 +152,11 @@ class Recorder:
             if known is not None:
                 self._category[known[0]] = code
 
-    def module(self) -> str:
-        """Path of the module that is running, or whose backward is."""
-        return self._modules[self._module_now()]
+    def attend(self, kernel: Kernel, call: AttentionCall) -> None:
+        """Takes note of an attention call."""
+        if self.phase != "backward":  # recomputed, and noted before
+            use = AttentionUse(self._modules[self._module_now()], self.phase, kernel, call)
+            self._attention.setdefault((self.phase, kernel, call), use)
 
     def log(self) -> EventLog:
         """What was seen so far."""
@@ -176,8 +179,7 @@ class Recorder:
             module=np.array(self._module, np.int32),
             phase=phases,
             category=np.where(told >= 0, told, guessed).astype(np.int8),
-            launches=tuple(self.launches),
-            attention_kernels=tuple(self.attention_kernels),
+            attention=tuple(self._attention.values()),
             flops={part: round(value) for part, value in self._flops.items()},
             traffic_bytes={part: round(value) for part, value in self._traffic.items()},
             num_operators=round(self._num_operators),

@@ -1,7 +1,7 @@
-"""Runs in a process of their own: a model that crashes, hangs or exhausts memory there takes nobody with it.
+"""Processes of their own for the runs: a model that crashes, hangs or exhausts memory there takes nobody with it.
 
-The child reads pickled requests from standard input and answers each; the imports of torch and transformers, some
-seconds, are paid once.
+A child reads pickled calls from standard input and answers each; the imports of torch and transformers, some seconds,
+are paid once.
 """
 
 from __future__ import annotations
@@ -14,24 +14,27 @@ import subprocess
 import sys
 import tempfile
 import threading
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 from maxcrops.exceptions import ConfigError, DryRunError, UnsupportedError
-from maxcrops.planning.dryrun._events import EventLog
-from maxcrops.planning.dryrun._request import RunRequest
 
 # What a user did wrong comes back as it was raised; everything else is the run's own failure.
 _SAME_ERRORS = (UnsupportedError, ConfigError, ValueError, TypeError)
 
+_Item = TypeVar("_Item")
+_Answer = TypeVar("_Answer")
+
 
 class Worker:
-    """A child process that executes requests, started at the first one.
+    """A child process that executes calls, started at the first one.
 
-    A context manager; leaving it ends the child. One request at a time.
+    A context manager; leaving it ends the child. One call at a time.
 
     Args:
-        timeout: seconds that one request may take before the child is ended.
+        timeout: seconds that one call may take before the child is ended.
     """
 
     def __init__(self, *, timeout: float = 600) -> None:
@@ -40,17 +43,17 @@ class Worker:
         self._answers: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._messages: IO[bytes] | None = None
 
-    def observe(self, request: RunRequest) -> EventLog:
-        """The log of one run.
+    def run(self, function: Callable[[_Item], _Answer], argument: _Item) -> _Answer:
+        """What `function`, of a module's own, gives in the child.
 
         Raises:
-            UnsupportedError, ConfigError, ValueError, TypeError: what the request asks for cannot be done.
-            DryRunError: the run failed: the child crashed, ran out of memory or of time.
+            UnsupportedError, ConfigError, ValueError, TypeError: what the call asks for cannot be done.
+            DryRunError: the call failed: the child crashed, ran out of memory or of time.
         """
         process = self._start()
         assert process.stdin is not None
         try:
-            pickle.dump(request, process.stdin)
+            pickle.dump((function, argument), process.stdin)
             process.stdin.flush()
             answer = self._answers.get(timeout=self.timeout)
         except queue.Empty:
@@ -63,11 +66,13 @@ class Worker:
             messages = self._last_messages()
             self.close()
             raise DryRunError(f"[dry_run] the run's process ended with status {code}: {messages}")
-        if isinstance(answer, EventLog):
-            return answer
-        if isinstance(answer, _SAME_ERRORS):
-            raise answer
-        raise DryRunError(f"[dry_run] the model could not be run: {answer}")
+        succeeded, value = answer
+        if succeeded:
+            result: _Answer = value
+            return result
+        if isinstance(value, _SAME_ERRORS):
+            raise value
+        raise DryRunError(f"[dry_run] the model could not be run: {value}")
 
     def close(self) -> None:
         """Ends the child."""
@@ -113,6 +118,47 @@ class Worker:
         return lines[-1] if lines else "it said nothing; it may have run out of memory"
 
 
+class WorkerPool:
+    """Workers that take calls as they come. A context manager; leaving it ends them.
+
+    Args:
+        size: workers; each is a process of about 1 GB once it has run a model.
+        timeout: as of a Worker.
+    """
+
+    def __init__(self, size: int, *, timeout: float = 600) -> None:
+        self.size = size
+        self.workers = [Worker(timeout=timeout) for _ in range(size)]
+        # The last one given back is the next one taken: single calls stay with the child that has its imports.
+        self._idle: queue.LifoQueue[Worker] = queue.LifoQueue()
+        for worker in reversed(self.workers):
+            self._idle.put(worker)
+
+    def run(self, function: Callable[[_Item], _Answer], argument: _Item) -> _Answer:
+        """As ``Worker.run``, by a worker that is idle."""
+        worker = self._idle.get()
+        try:
+            return worker.run(function, argument)
+        finally:
+            self._idle.put(worker)
+
+    def map(self, function: Callable[[_Item], _Answer], items: Iterable[_Item]) -> Iterator[_Answer]:
+        """The answer for each item, in order; `function` is called here, in a thread, and calls ``run``."""
+        with ThreadPoolExecutor(self.size) as threads:
+            yield from threads.map(function, items)
+
+    def close(self) -> None:
+        """Ends the workers."""
+        for worker in self.workers:
+            worker.close()
+
+    def __enter__(self) -> WorkerPool:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
 def _receive(stream: IO[bytes] | None, answers: queue.SimpleQueue[Any]) -> None:
     """Passes on what the child answers; None when it ends."""
     assert stream is not None
@@ -124,28 +170,22 @@ def _receive(stream: IO[bytes] | None, answers: queue.SimpleQueue[Any]) -> None:
 
 
 def main() -> None:
-    """Answers requests until standard input ends."""
-    from maxcrops.profiling._torchvision import declare_missing
-
-    with contextlib.suppress(ImportError):  # a model that needs torchvision will say so itself
-        declare_missing()  # models import torchvision's Python code; in this process nobody runs its operators
-    requests, answers = sys.stdin.buffer, os.fdopen(os.dup(sys.stdout.fileno()), "wb")
+    """Answers calls until standard input ends."""
+    calls, answers = sys.stdin.buffer, os.fdopen(os.dup(sys.stdout.fileno()), "wb")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what libraries print must not mix with the answers
     while True:
         try:
-            request = pickle.load(requests)
+            function, argument = pickle.load(calls)
         except EOFError:
             return
-        pickle.dump(_answer(request), answers)
+        pickle.dump(_answer(function, argument), answers)
         answers.flush()
 
 
-def _answer(request: RunRequest) -> object:
-    from maxcrops.planning.dryrun._engine import observe
-
+def _answer(function: Callable[[Any], Any], argument: Any) -> tuple[bool, object]:
     try:
-        return observe(request)
+        return True, function(argument)
     except _SAME_ERRORS as error:
-        return error
+        return False, error
     except Exception as error:  # the caller gets it in words: types of other packages need not be loadable there
-        return f"{type(error).__name__}: {error}"
+        return False, f"{type(error).__name__}: {error}"
