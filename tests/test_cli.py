@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -284,6 +285,12 @@ def test_a_reader_that_has_enough(tmp_path):
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True, cwd=tmp_path)
     assert done.stderr == ""
     assert done.stdout.startswith("molmo-7b-d")
+
+
+def test_a_closed_pipe_is_no_signal_that_kills(run):
+    """A dry run's child may end while it is written to; that must be an error, as it is in Python."""
+    run("specs")
+    assert signal.getsignal(signal.SIGPIPE) == signal.SIG_IGN
 
 
 # -- count ---------------------------------------------------------------------------------------------------------

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import signal
+import os
 import sys
 
 
@@ -11,10 +11,11 @@ def main() -> None:
     from maxcrops.cli._app import app
     from maxcrops.exceptions import MaxCropsError
 
-    if hasattr(signal, "SIGPIPE"):
-        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # end in silence when a reader such as head has enough
     try:
         app()
+    except BrokenPipeError:  # a reader such as head has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is left is written when Python ends
+        raise SystemExit(1) from None
     except (MaxCropsError, ValueError, TypeError, OSError, ImportError) as error:
         print(f"maxcrops: {error}", file=sys.stderr)
         raise SystemExit(2) from None
