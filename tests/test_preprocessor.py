@@ -391,7 +391,6 @@ def test_out_that_is_read_only_is_refused(images: list[Bytes]) -> None:
     assert is_poisoned(out)
 
 
-@pytest.mark.usefixtures("no_work")
 @pytest.mark.parametrize("backend", ["cpu", "reference"])
 def test_out_that_overlaps_an_image_is_refused(images: list[Bytes], backend: Any, torch: ModuleType) -> None:
     preprocess = Preprocessor(SMALL2, backend=backend)
@@ -808,7 +807,7 @@ def bound(spec, layout, threads):
     for view in layout.views:
         _, _, height, width = view.content
         antialias = spec.resize == "bilinear_antialias"
-        band = 3 * spec.patch_size * view.canvas[1] * (4 if antialias else 1)
+        band = 3 * spec.patch_size * view.canvas[1] * (4 if antialias else 2)
         rows = 2 * -(-layout.height // height) + 3 + 16 if antialias else 2
         total += band + rows * 3 * 4 * width + 3 * layout.width * (16 if antialias else 2)
     return threads * total

@@ -37,6 +37,17 @@ ImageView view_of(const Image& image) {
             image.stride(2)};
 }
 
+// Whether the memory between the first and the last byte of an image is also some of [begin, end).
+bool overlaps(const ImageView& image, const uint8_t* begin, const uint8_t* end) {
+    const int64_t steps[3] = {(image.size.height - 1) * image.row_stride, (image.size.width - 1) * image.col_stride,
+                              2 * image.channel_stride};
+    int64_t low = 0, high = 0;
+    for (const int64_t step : steps) (step < 0 ? low : high) += step;
+    const auto first = reinterpret_cast<uintptr_t>(image.data) + static_cast<uintptr_t>(low);
+    const auto last = reinterpret_cast<uintptr_t>(image.data) + static_cast<uintptr_t>(high);
+    return first < reinterpret_cast<uintptr_t>(end) && last >= reinterpret_cast<uintptr_t>(begin);
+}
+
 template <typename Array>
 void require_size(const Array& out, int64_t size) {
     if (static_cast<int64_t>(out.size()) != size) {
@@ -54,6 +65,9 @@ void run(const Preprocessor& preprocessor, const std::vector<Image>& images, con
     for (size_t i = 0; i < images.size(); ++i) {
         const Layout& layout = *layouts[i];
         const ImageView image = view_of(images[i]);
+        if (overlaps(image, to, to + out.nbytes())) {
+            throw nb::value_error(("[preprocess] out must not overlap image " + std::to_string(i) + " in memory").c_str());
+        }
         if (!(image.size == layout.image)) throw nb::value_error("[preprocess] a layout is of another size than its image");
         const int64_t patches = layout.crop.crop_patches() * layout.crop.crop_patches();
         const int64_t values = 3 * layout.crop.patch_size * layout.crop.patch_size;

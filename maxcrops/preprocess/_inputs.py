@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass
 from io import BytesIO
 from os import PathLike
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -40,8 +39,7 @@ _TO_UINT8 = np.float32(256 - 1e-3)
 _PIXELS_AT_ONCE = 2**14
 
 
-@dataclass(frozen=True)
-class Pixels:
+class Pixels(NamedTuple):
     """One image as the kernels read it."""
 
     array: npt.NDArray[np.uint8]
@@ -95,6 +93,11 @@ def read_pixels(image: object, *, input_data_format: str | None = None, do_conve
             "[preprocess] image must have an input_data_format of 'channels_first' or 'channels_last', or None, got"
             f" {input_data_format!r}"
         )
+    # Most images are such arrays, and calls of functions whose code is in no cache cost more than what they check.
+    if type(image) is np.ndarray and image.dtype == np.uint8 and image.ndim == 3 and input_data_format is None:
+        height, width, channels = image.shape
+        if channels == 3 and 1 <= height <= _MAX_SIDE and 1 <= width <= _MAX_SIDE:
+            return Pixels(_read_only(image), False)
     torch = sys.modules.get("torch")  # without it nobody can have given a tensor
     is_torch = torch is not None and isinstance(image, torch.Tensor)
     if is_torch or isinstance(image, np.ndarray):
@@ -108,9 +111,13 @@ def read_pixels(image: object, *, input_data_format: str | None = None, do_conve
         array = _read_file(BytesIO(image), f"{len(image)} bytes")
     else:
         raise TypeError(f"[preprocess] image must be {_KNOWN}, got {type(image).__name__}")
-    array = array.view()
-    array.flags.writeable = False
-    return Pixels(array, is_torch)
+    return Pixels(_read_only(array), is_torch)
+
+
+def _read_only(array: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    view: npt.NDArray[np.uint8] = array.view()
+    view.setflags(write=False)
+    return view
 
 
 # -- arrays and tensors --------------------------------------------------------------------------------------------

@@ -28,6 +28,7 @@ _DTYPES = ("float32", "bfloat16", "float16")
 _BACKENDS = ("auto", "cpu", "reference")
 _ENCODED = (str, os.PathLike, bytes, bytearray, memoryview)
 _KEPT_BYTES = 256 << 20
+_FLOAT32, _UINT16 = np.dtype(np.float32), np.dtype(np.uint16)
 
 
 @dataclass(frozen=True)
@@ -67,9 +68,9 @@ class Preprocessor:
 
     A Preprocessor may be shared by threads, copied, pickled, and used in the children of a fork.
 
-    Memory: beyond the output, a thread holds one band of patches of the canvas (bytes where pixels are rounded, floats
-    where not) and a few source rows: two, or, with antialias, as many as the longest window of the vertical pass and
-    16, horizontally resized. These buffers are kept by the thread. Outputs that are not given come from a pool that
+    Memory: beyond the output, a thread holds bands of patches of each canvas (where pixels are rounded two, of bytes:
+    one is written while the next is made; where not one, of floats) and a few source rows: two, or, with antialias, as
+    many as the longest window of the vertical pass and 16, horizontally resized. These buffers are kept by the thread. Outputs that are not given come from a pool that
     keeps up to 256 MB for reuse once nothing refers to them.
 
     Args:
@@ -175,7 +176,7 @@ class Preprocessor:
                 pixels.append(read[0])
                 layouts.append(read[1])
         tensors = return_tensors or ("pt" if _is_tensor(out) or any(read.is_torch for read in pixels) else "np")
-        crops = self._output(out, layouts, pixels, tensors)
+        crops = self._output(out, layouts, tensors)
         self._write([read.array for read in pixels], layouts, crops)
         batch = Batch({_packing.pixel_key(self._rule): self._typed(crops, tensors) if out is None else out})
         index_arrays = _reference.index_arrays if self.backend == "reference" else _packing.index_arrays
@@ -228,6 +229,8 @@ class Preprocessor:
             except (MaxCropsError, ValueError, TypeError) as error:
                 return error
 
+        if len(items) == 1:
+            return [read(items[0])]
         threads = min(_threads(self.num_threads), sum(isinstance(item, _ENCODED) for item in items))
         if threads < 2:
             return map(read, items)
@@ -239,27 +242,23 @@ class Preprocessor:
         self._native.require_executable(layout)
         return layout
 
-    def _output(
-        self, out: Any, layouts: list[_core.Layout], pixels: list[Pixels], tensors: Tensors
-    ) -> npt.NDArray[Any]:
+    def _output(self, out: Any, layouts: list[_core.Layout], tensors: Tensors) -> npt.NDArray[Any]:
         """[crops, patches, values] as float32, or as the uint16 bits of a 16-bit type."""
         crops = sum(layout.num_crops for layout in layouts)
         shape = (crops, *self._crop_shape)
-        storage = np.dtype(np.float32 if self.dtype == "float32" else np.uint16)
+        storage = _FLOAT32 if self.dtype == "float32" else _UINT16
         if out is None:
             if tensors == "np" and self.dtype == "bfloat16":
                 _bfloat16()  # before any work
             num_bytes = shape[0] * shape[1] * shape[2] * storage.itemsize
             fresh: npt.NDArray[Any] = self._pool.empty(num_bytes).view(storage).reshape(shape)
             return fresh
-        array = self._bits_of(out, tensors)
+        is_bits = type(out) is np.ndarray and out.dtype == storage and tensors == "np"
+        array = out if is_bits else self._bits_of(out, tensors)
         if array.shape != shape:
             raise ValueError(f"[preprocess] out must have shape {list(shape)}, got {list(array.shape)}")
         if not array.flags.c_contiguous or not array.flags.writeable:
             raise ValueError("[preprocess] out must be C-contiguous and writable")
-        for index, read in enumerate(pixels):
-            if np.may_share_memory(array, read.array):
-                raise ValueError(f"[preprocess] out must not overlap image {index} in memory")
         return array
 
     def _bits_of(self, out: Any, tensors: Tensors) -> npt.NDArray[Any]:
@@ -288,6 +287,9 @@ class Preprocessor:
             self._native.run(images, layouts, out, _threads(self.num_threads))
             return
         crop = 0
+        for index, image in enumerate(images):
+            if np.may_share_memory(out, image):
+                raise ValueError(f"[preprocess] out must not overlap image {index} in memory")
         for image, layout in zip(images, layouts, strict=True):
             crops = _reference.crops_of(self._rule, layout, image)
             out[crop : crop + layout.num_crops] = _rounded(crops, self.dtype)

@@ -27,6 +27,11 @@ ByteNormalization byte_normalization(const std::array<float, 3>& mean, const std
             result.by_arithmetic &= divide(difference, result.reciprocal[channel]) == result.table[channel][u];
         }
     }
+    for (size_t i = 0; i < result.offsets.size(); ++i) {
+        result.offsets[i] = result.offset[i % 3];
+        result.highs[i] = result.reciprocal[i % 3].high;
+        result.lows[i] = result.reciprocal[i % 3].low;
+    }
     result.same_channels = result.table[0] == result.table[1] && result.table[1] == result.table[2];
     for (size_t u = 0; u < 256; ++u) {
         const uint16_t bfloat = to_bfloat16(result.table[0][u]), half = to_float16(result.table[0][u]);

@@ -21,6 +21,8 @@ struct ByteNormalization {
     std::array<std::array<float, 256>, 3> table;  // the definition
     std::array<float, 3> offset;
     std::array<Reciprocal, 3> reciprocal;
+    // The same for interleaved channels, from red on: a vector of them may start with any channel.
+    std::array<float, 64> offsets, highs, lows;
     bool by_arithmetic = false;  // whether divide(u - offset, reciprocal) equals the table everywhere
     bool same_channels = false;  // whether the three tables are one
 

@@ -155,11 +155,13 @@ void blend_bytes(const RowPlan& plan, const uint8_t* top, const uint8_t* bottom,
 struct ChannelVectors {
     __m256 v[3];
 
-    template <typename OfChannel>
-    ChannelVectors(int64_t phase, const OfChannel& of_channel) {
-        float lanes[24];
-        for (int64_t i = 0; i < 24; ++i) lanes[i] = of_channel(static_cast<size_t>((phase + i) % 3));
+    explicit ChannelVectors(const float* lanes) {
         for (int i = 0; i < 3; ++i) v[i] = _mm256_loadu_ps(lanes + 8 * i);
+    }
+    explicit ChannelVectors(const std::array<float, 3>& channels) {
+        float lanes[24];
+        for (size_t i = 0; i < 24; ++i) lanes[i] = channels[i % 3];
+        *this = ChannelVectors(lanes);
     }
 };
 
@@ -190,9 +192,8 @@ void store_vector(void* to, __m256i value) {
 template <bool kStream>
 void normalize_lines(const ByteNormalization& normalization, const uint8_t* in, int64_t count, int64_t phase,
                      PixelType type, uint8_t* out) {
-    const ChannelVectors offset(phase, [&](size_t c) { return normalization.offset[c]; });
-    const ChannelVectors high(phase, [&](size_t c) { return normalization.reciprocal[c].high; });
-    const ChannelVectors low(phase, [&](size_t c) { return normalization.reciprocal[c].low; });
+    const ChannelVectors offset(normalization.offsets.data() + phase);
+    const ChannelVectors high(normalization.highs.data() + phase), low(normalization.lows.data() + phase);
     const auto normalized = [&](int64_t i, int vector) {
         const __m128i bytes = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(in + i));
         const __m256 x = _mm256_sub_ps(_mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(bytes)), offset.v[vector]);
@@ -317,8 +318,7 @@ void sum_columns(const WindowAxis& axis, const float* columns, int64_t origin, i
 
 void sum_rows(const float* const* rows, const float* weights, int64_t num_rows, int64_t count,
               const UnitNormalization& normalization, float* out) {
-    const ChannelVectors mean(0, [&](size_t c) { return normalization.mean[c]; });
-    const ChannelVectors std(0, [&](size_t c) { return normalization.std[c]; });
+    const ChannelVectors mean(normalization.mean), std(normalization.std);
     const __m256 zero = _mm256_setzero_ps(), one = _mm256_set1_ps(1.0F);
     const int64_t unfused = 1 + (num_rows - 1) / 4 * 4;
     const int64_t body = count / 24 * 24;

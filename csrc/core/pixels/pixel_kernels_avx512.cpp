@@ -170,15 +170,17 @@ void blend_bytes(const RowPlan& plan, const uint8_t* top, const uint8_t* bottom,
     });
 }
 
-// One constant a channel, laid out for three vectors in a row whose first lane is `phase`.
+// One constant a channel, laid out for three vectors in a row.
 struct ChannelVectors {
     __m512 v[3];
 
-    template <typename OfChannel>
-    ChannelVectors(int64_t phase, const OfChannel& of_channel) {
-        float lanes[48];
-        for (int64_t i = 0; i < 48; ++i) lanes[i] = of_channel(static_cast<size_t>((phase + i) % 3));
+    explicit ChannelVectors(const float* lanes) {
         for (int i = 0; i < 3; ++i) v[i] = _mm512_loadu_ps(lanes + 16 * i);
+    }
+    explicit ChannelVectors(const std::array<float, 3>& channels) {
+        float lanes[48];
+        for (size_t i = 0; i < 48; ++i) lanes[i] = channels[i % 3];
+        *this = ChannelVectors(lanes);
     }
 };
 
@@ -213,9 +215,8 @@ void store_line(void* to, __m512i value) {
 template <bool kStream>
 void normalize_lines(const ByteNormalization& normalization, const uint8_t* in, int64_t count, int64_t phase,
                      PixelType type, uint8_t* out) {
-    const ChannelVectors offset(phase, [&](size_t c) { return normalization.offset[c]; });
-    const ChannelVectors high(phase, [&](size_t c) { return normalization.reciprocal[c].high; });
-    const ChannelVectors low(phase, [&](size_t c) { return normalization.reciprocal[c].low; });
+    const ChannelVectors offset(normalization.offsets.data() + phase);
+    const ChannelVectors high(normalization.highs.data() + phase), low(normalization.lows.data() + phase);
     const auto normalized = [&](int64_t i, int vector) {
         const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(in + i));
         const __m512 x = _mm512_sub_ps(_mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(bytes)), offset.v[vector]);
@@ -393,8 +394,7 @@ void sum_columns(const WindowAxis& axis, const float* columns, int64_t origin, i
 
 void sum_rows(const float* const* rows, const float* weights, int64_t num_rows, int64_t count,
               const UnitNormalization& normalization, float* out) {
-    const ChannelVectors mean(0, [&](size_t c) { return normalization.mean[c]; });
-    const ChannelVectors std(0, [&](size_t c) { return normalization.std[c]; });
+    const ChannelVectors mean(normalization.mean), std(normalization.std);
     const __m512 zero = _mm512_setzero_ps(), one = _mm512_set1_ps(1.0F);
     const int64_t unfused = 1 + (num_rows - 1) / 4 * 4;
     for (int64_t i = 0; i < count; i += 48) {

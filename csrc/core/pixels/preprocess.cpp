@@ -19,8 +19,8 @@
 // rounded, and are held as floats; their source is read in blocks of kLanes rows, each of which feeds all views, and a
 // ring of horizontally resized rows waits for the vertical pass.
 //
-// A thread so holds a band (3 * patch_size * canvas width values), two rows (rounded) or a ring (antialiased) as long
-// as the longest window and kLanes, and copies of source rows that cannot be read where they lie.
+// A thread so holds two bands a view (rounded: of 3 * patch_size * canvas width bytes; one is written while the next is
+// made) and two rows, or one (antialiased: of floats) and a ring of rows as long as the longest window and kLanes, and copies of source rows that cannot be read where they lie.
 
 namespace maxcrops {
 namespace {
@@ -122,6 +122,65 @@ struct RoundedTask {
     std::vector<RoundedView> views;
 };
 
+// Writes a band while the next one is made. Stores past the caches take as long as the arithmetic does, and run beside
+// it if they come a few kilobytes at a time, which the processor's store buffer holds.
+class BandWriter {
+public:
+    BandWriter(const ByteNormalization& normalization, PixelType type, const PixelKernels& kernels)
+        : normalization_(normalization), type_(type), kernels_(kernels) {}
+
+    // What crops take from a band, whose bytes must stay until it is finished.
+    void start(const ImageWork& work, const ViewTargets& view, int64_t band, const uint8_t* bytes) {
+        runs_.clear();
+        run_ = 0;
+        left_ = 0;
+        stream_ = work.stream;
+        for_crops(work, view, band, [&](const CropTarget& crop, int64_t first, int64_t count) {
+            runs_.push_back({bytes + first, count, 0, work.place(crop, band, bytes_of(type_))});
+            left_ += count;
+        });
+    }
+
+    // Writes a share of what is left: one of so many.
+    void step(int64_t shares) {
+        if (left_ > 0) write(ceil_div(left_, shares));
+    }
+
+    void finish() {
+        while (left_ > 0) write(left_);
+    }
+
+private:
+    struct Run {
+        const uint8_t* from;
+        int64_t count, done;  // values
+        uint8_t* to;
+    };
+
+    // At least `values`, as far as one run goes; it ends on a cache line and a whole number of pixels and vectors.
+    void write(int64_t values) {
+        constexpr int64_t kWhole = 192;
+        Run& run = runs_[run_];
+        const int64_t element = bytes_of(type_);
+        const auto to_line = static_cast<int64_t>(-reinterpret_cast<uintptr_t>(run.to) & 63U) / element;
+        const int64_t head = run.done == 0 ? to_line : 0;
+        const int64_t count = std::min(head + ceil_div(values, kWhole) * kWhole, run.count - run.done);
+        kernels_.normalize_bytes(normalization_, run.from + run.done, count, run.done % 3, type_, stream_,
+                                 run.to + run.done * element);
+        run.done += count;
+        left_ -= count;
+        if (run.done == run.count) ++run_;
+    }
+
+    const ByteNormalization& normalization_;
+    const PixelType type_;
+    const PixelKernels& kernels_;
+    std::vector<Run> runs_;
+    size_t run_ = 0;
+    int64_t left_ = 0;  // values
+    bool stream_ = false;
+};
+
 // A view's progress through its bands.
 class RoundedBands {
 public:
@@ -139,7 +198,9 @@ public:
         reader_.reset(work.job.image, keeps_rows_ ? 2 * work.patch_size : 2, plan.reads_end);
         num_pieces_ = static_cast<int64_t>(plan.pieces.size());
         tile_pieces_ = keeps_rows_ || reader_.is_direct() ? kTilePieces : num_pieces_;
-        bytes_.resize(static_cast<size_t>(part.view->canvas.width * 3 * work.patch_size));
+        for (AlignedVector<uint8_t>& bytes : bytes_) {
+            bytes.resize(static_cast<size_t>(part.view->canvas.width * 3 * work.patch_size));
+        }
         stage_.resize(static_cast<size_t>(kernels.stage_bytes(plan)));
         if (!keeps_rows_) return;
         for (KeptRow& row : kept_) {
@@ -153,17 +214,14 @@ public:
     // The last source row that the next band reads.
     int64_t last_source_row() const { return first_tap((band_ + 1) * work_->patch_size - 1) + 1; }
 
-    void make_band() {
+    // Makes the next band while the writer is at the one before, and hands it over.
+    void make_band(BandWriter& writer) {
+        steps_left_ = ceil_div(num_pieces_, tile_pieces_) * work_->patch_size;
         for (int64_t begin = 0; begin < num_pieces_; begin += tile_pieces_) {
-            make_tile(begin, std::min(begin + tile_pieces_, num_pieces_));
+            make_tile(begin, std::min(begin + tile_pieces_, num_pieces_), writer);
         }
-    }
-
-    void write_band(const ByteNormalization& normalization, PixelType type) {
-        for_crops(*work_, *part_->view, band_, [&](const CropTarget& crop, int64_t first, int64_t count) {
-            kernels_->normalize_bytes(normalization, bytes_.data() + first, count, 0, type, work_->stream,
-                                      work_->place(crop, band_, bytes_of(type)));
-        });
+        writer.finish();
+        writer.start(*work_, *part_->view, band_, bytes_[band_ % 2].data());
         ++band_;
     }
 
@@ -176,7 +234,7 @@ private:
 
     int64_t first_tap(int64_t row) const { return part_->rows->first[static_cast<size_t>(row)]; }
 
-    void make_tile(int64_t begin, int64_t end) {
+    void make_tile(int64_t begin, int64_t end, BandWriter& writer) {
         const RowPlan& plan = *part_->cols;
         const int64_t patch_size = work_->patch_size, last_row = work_->job.image.size.height - 1;
         const bool foresees = work_->job.image.has_packed_rows() && band_ + 1 < part_->band_end;
@@ -190,7 +248,7 @@ private:
             }
             const int64_t top = first_tap(y), bottom = std::min(top + 1, last_row);
             const RowBlend by{part_->rows->weight[static_cast<size_t>(y)], chained_};
-            uint8_t* out = bytes_.data() + dy * 3 * patch_size;
+            uint8_t* out = bytes_[band_ % 2].data() + dy * 3 * patch_size;
             if (keeps_rows_) {
                 const float* upper = resized(top, begin, end);
                 kernels_->blend_floats(plan, upper, resized(bottom, begin, end), by, begin, end, out);
@@ -198,6 +256,7 @@ private:
                 const uint8_t* upper = reader_.row(top);
                 kernels_->blend_bytes(plan, upper, reader_.row(bottom), by, begin, end, stage_.data(), out);
             }
+            writer.step(steps_left_--);
         }
     }
 
@@ -227,9 +286,10 @@ private:
     const PixelKernels* kernels_ = nullptr;
     bool chained_ = false, keeps_rows_ = false;
     int64_t num_pieces_ = 0, tile_pieces_ = 0;
-    int64_t band_ = 0;
+    int64_t band_ = 0, steps_left_ = 0;
     RowReader reader_;
-    AlignedVector<uint8_t> bytes_, stage_;
+    AlignedVector<uint8_t> bytes_[2];  // of this band, and of the one before, which may still be written
+    AlignedVector<uint8_t> stage_;
     KeptRow kept_[2];
 };
 
@@ -243,11 +303,12 @@ void run_rounded(const RoundedTask& task, Resize resize, const ByteNormalization
     const auto earlier = [](const RoundedBands& a, const RoundedBands& b) {
         return !a.is_done() && (b.is_done() || a.last_source_row() < b.last_source_row());
     };
+    BandWriter writer(normalization, type, kernels);
     for (auto next = std::min_element(views.begin(), end, earlier); !next->is_done();
          next = std::min_element(views.begin(), end, earlier)) {
-        next->make_band();
-        next->write_band(normalization, type);
+        next->make_band(writer);
     }
+    writer.finish();
     if (task.work->stream) kernels.finish_streams();
 }
 
