@@ -70,8 +70,8 @@ class Preprocessor:
 
     Memory: beyond the output, a thread holds bands of patches of each canvas (where pixels are rounded two, of bytes:
     one is written while the next is made; where not one, of floats) and a few source rows: two, or, with antialias, as
-    many as the longest window of the vertical pass and 16, horizontally resized. These buffers are kept by the thread. Outputs that are not given come from a pool that
-    keeps up to 256 MB for reuse once nothing refers to them.
+    many as the longest window of the vertical pass and 16, horizontally resized. These buffers are kept by the thread.
+    Outputs that are not given come from a pool that keeps up to 256 MB for reuse once nothing refers to them.
 
     Args:
         spec: from ``get_spec`` or ``load_spec``; a family with a pixel rule.
