@@ -92,6 +92,8 @@ def test_command_line(tmp_path: Path, smolvlm: mc.DryRun) -> None:
     assert done.returncode == 0, done.stderr
     assert "not yet validated on a GPU" in done.stdout
     assert re.search(r"needs GiB", done.stdout)
+    words = " ".join(done.stdout.split())
+    assert "chosen by torch 2.13 with cuDNN 9.20.0 on compute capability 8.9: flash." in words
 
 
 @pytest.mark.parametrize(

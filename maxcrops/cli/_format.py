@@ -193,8 +193,11 @@ def _largest_batch(plan: Plan, value: int) -> str:
 def runs_footer(plan: Plan) -> list[str]:
     """What was assumed, and what to do about launches that fail."""
     first = next(iter(plan.runs.values()))
+    *assumed, context = first.assumptions
+    kernels = dict.fromkeys(kernel for run in plan.runs.values() for kernel in run.attention_kernels)
     lines = [
-        f"needs: what the simulated allocator survives, and {first.assumptions[-1]}. Assumed: {first.assumptions[0]}."
+        f"needs: what the simulated allocator survives, and {context}. Assumed: {'; '.join(assumed)}:"
+        f" {', '.join(kernels) or 'none'}."
     ]
     failing = next((run for _, run in sorted(plan.runs.items()) if run.launches), None)
     if failing is not None:

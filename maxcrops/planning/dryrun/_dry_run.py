@@ -199,7 +199,7 @@ class DryRuns:
         if self.device.assumption:
             assumptions.append(self.device.assumption)
         cudnn = bundled_cudnn(torch_version) if cudnn_version == "bundled" else cudnn_version
-        cudnn_words = ".".join(map(str, cudnn)) if cudnn else "no cuDNN attention"
+        cudnn_words = f"cuDNN {'.'.join(map(str, cudnn))}" if cudnn else "no cuDNN attention"
         self._assumptions = (
             *assumptions,
             f"attention kernels as chosen by torch {torch_version} with {cudnn_words} on compute capability"
