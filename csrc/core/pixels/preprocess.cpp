@@ -3,10 +3,10 @@
 #include <algorithm>
 #include <stdexcept>
 #include <string>
-#include <tuple>
 #include <utility>
 
 #include "aligned_vector.h"
+#include "axis_tables.h"
 #include "row_reader.h"
 #include "thread_pool.h"
 
@@ -494,45 +494,6 @@ std::string text(Size size) { return std::to_string(size.height) + "x" + std::to
 
 }  // namespace
 
-// Axis tables take longer to make than a small image to resize. They depend on (in, out) alone, and are kept until
-// there are many.
-struct Preprocessor::Tables {
-    template <typename Table>
-    using Cache = std::map<std::tuple<int64_t, int64_t, int64_t>, std::shared_ptr<const Table>>;
-
-    static constexpr size_t kMost = 256;
-
-    std::mutex mutex;
-    Cache<RowPlan> plans;
-    Cache<TwoTapAxis> axes;
-    Cache<WindowAxis> windows;
-
-    template <typename Table, typename Make>
-    std::shared_ptr<const Table> get(Cache<Table>& cache, int64_t in, int64_t out, int64_t patch, const Make& make) {
-        const auto key = std::make_tuple(in, out, patch);
-        {
-            const std::lock_guard<std::mutex> lock(mutex);
-            const auto found = cache.find(key);
-            if (found != cache.end()) return found->second;
-        }
-        auto table = std::make_shared<const Table>(make());
-        const std::lock_guard<std::mutex> lock(mutex);
-        if (cache.size() >= kMost) cache.clear();
-        cache.emplace(key, table);
-        return table;
-    }
-
-    std::shared_ptr<const RowPlan> plan(int64_t in, int64_t out, int64_t patch_size) {
-        return get(plans, in, out, patch_size, [&] { return row_plan(in, out, patch_size); });
-    }
-    std::shared_ptr<const TwoTapAxis> axis(int64_t in, int64_t out) {
-        return get(axes, in, out, 0, [&] { return two_tap_axis(in, out); });
-    }
-    std::shared_ptr<const WindowAxis> window(int64_t in, int64_t out) {
-        return get(windows, in, out, 0, [&] { return window_axis(in, out); });
-    }
-};
-
 void require_executable(const PixelRule& rule, const Layout& layout) {
     const auto refuse = [&](const std::string& why) {
         throw std::invalid_argument("[preprocess] an image of " + text(layout.image) + " px cannot be cut: " + why);
@@ -563,7 +524,7 @@ Preprocessor::Preprocessor(const PixelRule& rule, PixelType type)
       type_(type),
       byte_normalization_(byte_normalization(rule.mean, rule.std)),
       unit_normalization_{rule.mean, rule.std},
-      tables_(std::make_shared<Tables>()) {
+      tables_(std::make_shared<AxisTables>()) {
     for (const float value : rule.std) {
         if (!(value > 0)) throw std::invalid_argument("[preprocess] image_std must be above 0, got " + std::to_string(value));
     }

@@ -6,9 +6,7 @@
 
 #include <array>
 #include <cstdint>
-#include <map>
 #include <memory>
-#include <mutex>
 #include <vector>
 
 #include "image_view.h"
@@ -17,6 +15,8 @@
 #include "pixel_kernels.h"
 
 namespace maxcrops {
+
+class AxisTables;
 
 enum class Resize {
     kBilinearRounded,         // float32 without antialias, rounded to 8 bits, as torch does it on two or more threads:
@@ -52,13 +52,11 @@ public:
     void run(const std::vector<ImageJob>& jobs, int num_threads, Isa isa) const;
 
 private:
-    struct Tables;
-
     PixelRule rule_;
     PixelType type_;
     ByteNormalization byte_normalization_;
     UnitNormalization unit_normalization_;
-    std::shared_ptr<Tables> tables_;
+    std::shared_ptr<AxisTables> tables_;
 };
 
 }  // namespace maxcrops
