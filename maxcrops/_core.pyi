@@ -471,3 +471,106 @@ def memory_floor(out: Annotated[NDArray[numpy.uint8], dict(shape=(None,), order=
     """
     Fills out past the caches and reads source once: the least that a preprocessor must do.
     """
+
+class ViewWord(enum.IntEnum):
+    """Words of a view in a DevicePlan, in order."""
+
+    ADDRESS = 0
+
+    ROW_STRIDE = 1
+
+    COL_STRIDE = 2
+
+    CHANNEL_STRIDE = 3
+
+    HEIGHT = 4
+
+    WIDTH = 5
+
+    TOP = 6
+
+    LEFT = 7
+
+    CONTENT_HEIGHT = 8
+
+    CONTENT_WIDTH = 9
+
+    ROWS = 10
+
+    COLS = 11
+
+    ROW_TAPS = 12
+
+    COL_TAPS = 13
+
+    ROW_WEIGHTS = 14
+
+    COL_WEIGHTS = 15
+
+    CHAINED = 16
+
+    WORKSPACE = 17
+
+    FIRST_TILE = 18
+
+    END = 19
+
+class CropWord(enum.IntEnum):
+    """Words of a crop in a DevicePlan, in order."""
+
+    VIEW = 0
+
+    TOP = 1
+
+    LEFT = 2
+
+    OUTPUT = 3
+
+    END = 4
+
+class DevicePlan:
+    """
+    All that a device needs to execute the layouts of a batch, as one block of 64-bit words:
+    12 float constants, views, crops, axes.
+    """
+
+    def __init__(self, preprocessor: Preprocessor, sources: Sequence[Sequence[int]], layouts: Sequence[Layout], tile_values: int) -> None:
+        """
+        sources: (address, row, column and channel stride in bytes) of each image on the device.
+        tile_values: values of horizontally resized rows that one program makes.
+        """
+
+    @property
+    def num_words(self) -> int:
+        """Length of the block."""
+
+    @property
+    def num_views(self) -> int: ...
+
+    @property
+    def num_crops(self) -> int: ...
+
+    @property
+    def first_view_word(self) -> int:
+        """Where the views begin."""
+
+    @property
+    def first_crop_word(self) -> int:
+        """Where the crops begin."""
+
+    @property
+    def num_tiles(self) -> int:
+        """Of the horizontal pass; 0 for rounded pixels."""
+
+    @property
+    def workspace_floats(self) -> int:
+        """What the horizontal pass writes."""
+
+    @property
+    def by_arithmetic(self) -> bool:
+        """
+        Whether multiplying by the reciprocals' two parts gives what the division gives.
+        """
+
+    def write(self, words: NDArray[numpy.int64]) -> None:
+        """Into int64 [num_words]."""

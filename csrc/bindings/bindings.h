@@ -10,5 +10,6 @@ void bind_layout(nanobind::module_& m);
 void bind_counting(nanobind::module_& m);
 void bind_bounds(nanobind::module_& m);
 void bind_preprocess(nanobind::module_& m);
+void bind_device(nanobind::module_& m);
 
 }  // namespace maxcrops::bindings

@@ -33,4 +33,5 @@ NB_MODULE(_core, m) {
     maxcrops::bindings::bind_counting(m);
     maxcrops::bindings::bind_bounds(m);
     maxcrops::bindings::bind_preprocess(m);
+    maxcrops::bindings::bind_device(m);
 }

@@ -7,6 +7,7 @@
 
 #include "aligned_vector.h"
 #include "axis_tables.h"
+#include "device_plan.h"
 #include "row_reader.h"
 #include "thread_pool.h"
 
@@ -102,12 +103,6 @@ void prefetch(const void* address) {
 }
 
 // -- rounded -------------------------------------------------------------------------------------------------------
-
-// torch's CPU kernel for three channels is another one where the output is small, and on one thread.
-bool is_chained(Resize resize, Size out) {
-    constexpr int64_t kSmall = 128;
-    return resize == Resize::kBilinearRoundedChained || out.height + out.width <= kSmall;
-}
 
 // One view within a task: some of its bands.
 struct RoundedView {
@@ -494,6 +489,11 @@ std::string text(Size size) { return std::to_string(size.height) + "x" + std::to
 
 }  // namespace
 
+bool is_chained(Resize resize, Size out) {
+    constexpr int64_t kSmall = 128;
+    return resize == Resize::kBilinearRoundedChained || out.height + out.width <= kSmall;
+}
+
 void require_executable(const PixelRule& rule, const Layout& layout) {
     const auto refuse = [&](const std::string& why) {
         throw std::invalid_argument("[preprocess] an image of " + text(layout.image) + " px cannot be cut: " + why);
@@ -528,6 +528,10 @@ Preprocessor::Preprocessor(const PixelRule& rule, PixelType type)
     for (const float value : rule.std) {
         if (!(value > 0)) throw std::invalid_argument("[preprocess] image_std must be above 0, got " + std::to_string(value));
     }
+}
+
+DevicePlan Preprocessor::device_plan(const std::vector<DeviceImage>& images, int64_t tile_values) const {
+    return DevicePlan(rule_, images, tile_values, *tables_);
 }
 
 void Preprocessor::run(const std::vector<ImageJob>& jobs, int num_threads, Isa isa) const {

@@ -17,6 +17,8 @@
 namespace maxcrops {
 
 class AxisTables;
+class DevicePlan;
+struct DeviceImage;
 
 enum class Resize {
     kBilinearRounded,         // float32 without antialias, rounded to 8 bits, as torch does it on two or more threads:
@@ -40,6 +42,10 @@ struct ImageJob {
 // Throws std::invalid_argument, saying why, if the pixel path cannot execute the layout.
 void require_executable(const PixelRule& rule, const Layout& layout);
 
+// Whether the four products of a rounded pixel are summed in one chain: torch's CPU kernel for three channels is another
+// one where the output is small, and on one thread.
+bool is_chained(Resize resize, Size out);
+
 class Preprocessor {
 public:
     // Throws std::invalid_argument for a standard deviation that is not above 0.
@@ -50,6 +56,9 @@ public:
 
     // Same bytes for any number of threads and any instruction set. May be called from many threads at once.
     void run(const std::vector<ImageJob>& jobs, int num_threads, Isa isa) const;
+
+    // The same work for a device: see device_plan.h.
+    DevicePlan device_plan(const std::vector<DeviceImage>& images, int64_t tile_values) const;
 
 private:
     PixelRule rule_;
