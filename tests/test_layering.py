@@ -13,6 +13,7 @@ import maxcrops as mc
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "maxcrops"
+KERNELS = PACKAGE / "kernels"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 SOURCES = sorted(path for path in (ROOT / "csrc").rglob("*") if path.is_file())
 HEAVY = {"torch", "torchvision", "transformers", "triton", "ray", "matplotlib"}
@@ -85,8 +86,20 @@ def test_imports_are_found() -> None:
 
 @pytest.mark.parametrize("path", MODULES, ids=name_of)
 def test_nothing_heavy_at_the_top_level(path: Path) -> None:
-    heavy = [name for name in imports(path, everywhere=False) if name.partition(".")[0] in HEAVY]
+    allowed = {"triton"} if path.parent == KERNELS else set()
+    heavy = [name for name in imports(path, everywhere=False) if name.partition(".")[0] in HEAVY - allowed]
     assert heavy == []
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_kernels_are_imported_when_they_are_launched(path: Path) -> None:
+    if path.parent != KERNELS:
+        assert [name for name in imports(path, everywhere=False) if name.startswith("maxcrops.kernels")] == []
+
+
+def test_kernels_are_imported_somewhere() -> None:
+    launcher = PACKAGE / "preprocess" / "_triton.py"
+    assert "maxcrops.kernels.crops" in imports(launcher, everywhere=True)
 
 
 @pytest.mark.parametrize("path", MODULES, ids=name_of)

@@ -1,0 +1,1 @@
+"""Triton kernels and their launch configurations; nothing here is imported before a kernel is launched."""

@@ -1,0 +1,64 @@
+"""Launches the kernels of maxcrops.kernels.crops."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import TYPE_CHECKING, Any
+
+from maxcrops import _core
+
+if TYPE_CHECKING:
+    import torch
+
+
+def write_crops(
+    native: _core.Preprocessor, images: Sequence[torch.Tensor], layouts: Sequence[_core.Layout], out: torch.Tensor
+) -> None:
+    """Writes the crops of uint8 [height, width, 3] images of any strides to `out` [crops, patches, values], contiguous,
+    all on one device and its current stream: one launch, or two with antialias. The host waits for nothing.
+
+    Memory on the device, beyond the output: the plan's words, 8 bytes each (some 20 a view, 4 a crop, and for each row
+    and column of a canvas one, with antialias half a window more), and with antialias the horizontally resized rows of
+    every view, 12 bytes for each row of the image and column of the content.
+    """
+    import torch
+
+    from maxcrops.kernels import crops as kernels
+
+    if not images:
+        return
+    layout, crop_values = layouts[0], out.shape[1] * out.shape[2]
+    sources = [(image.data_ptr(), *image.stride()) for image in images]
+    plan = _core.DevicePlan(native, sources, layouts, kernels.BLOCK)
+    # torch keeps pinned memory from reuse until the copies from it are done.
+    host = torch.empty(plan.num_words, dtype=torch.int64, pin_memory=out.is_cuda)
+    plan.write(host.numpy())
+    words = host.to(out.device, non_blocking=True)
+    tables = (words, words.view(torch.float32))
+    begins = (plan.first_view_word, plan.first_crop_word)
+    crops_grid = (plan.num_crops * -(-crop_values // kernels.BLOCK),)
+    shape: dict[str, Any] = {
+        "PATCH": layout.patch_size,
+        "SIDE": layout.views[0].crops[0][2] // layout.patch_size,
+        "BLOCK": kernels.BLOCK,
+        "ALIGNMENT": min(crop_values & -crop_values, 16),  # the power of 2 in it: the widest store is of 16 bytes
+        **kernels.OPTIONS,
+    }
+    with _current(out.device):
+        if not plan.num_tiles:
+            kernels.rounded_crops_kernel[crops_grid](out, *tables, *begins, BY_ARITHMETIC=plan.by_arithmetic, **shape)
+            return
+        workspace = torch.empty(plan.workspace_floats, dtype=torch.float32, device=out.device)
+        halvings = (plan.num_views - 1).bit_length()
+        kernels.resized_rows_kernel[(plan.num_tiles,)](
+            workspace, *tables, begins[0], plan.num_views, halvings, BLOCK=kernels.BLOCK, **kernels.OPTIONS
+        )
+        kernels.antialiased_crops_kernel[crops_grid](out, workspace, *tables, *begins, **shape)
+
+
+def _current(device: torch.device) -> AbstractContextManager[Any]:
+    """Triton launches on the current device."""
+    import torch
+
+    return torch.cuda.device(device) if device.type == "cuda" else nullcontext()

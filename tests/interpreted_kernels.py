@@ -1,0 +1,244 @@
+"""The kernels give the CPU path's bytes. test_kernels.py runs this file in a process of its own, in which Triton
+interprets."""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+import triton_interpreter
+
+import maxcrops as mc
+from maxcrops import _core
+from maxcrops.kernels import crops as kernels
+from maxcrops.preprocess import Preprocessor
+from maxcrops.preprocess._triton import write_crops
+
+triton_interpreter.make_exact()
+
+Bytes = npt.NDArray[np.uint8]
+Size = tuple[int, int]
+
+POISON = 0xA5
+MOLMO = mc.get_spec("molmo-7b-d")
+MOLMO2 = mc.get_spec("molmo2")
+# Crops that cost little. The global crop of SMALL2 is summed in one chain, its local crops are not.
+SMALL2 = MOLMO2.replace(crop_size=56, overlap_margins=(1, 1), max_crops=6)
+SPECS = {
+    "molmo2": MOLMO2.replace(crop_size=112, overlap_margins=(2, 1), max_crops=5),
+    "molmo2-small": SMALL2,
+    "molmo2-one-thread": SMALL2.replace(resize="bilinear_rounded_one_thread", crop_size=84),
+    "molmo2-patches-of-16": MOLMO2.replace(crop_size=80, patch_size=16, overlap_margins=(1, 2), max_crops=4),
+    "molmo2-patches-of-5": MOLMO2.replace(crop_size=35, patch_size=5, overlap_margins=(1, 1), max_crops=4),
+    "molmo2-channels": SMALL2.replace(image_mean=(0.48, 0.45, 0.41), image_std=(0.27, 0.26, 0.28)),
+    "molmo": MOLMO.replace(crop_size=112, overlap_margins=(2, 2), max_crops=5),
+    "molmo-small": MOLMO.replace(crop_size=84, overlap_margins=(2, 2), max_crops=6),
+    "molmo-patches-of-5": MOLMO.replace(crop_size=30, patch_size=5, overlap_margins=(2, 2), max_crops=4),
+    "molmo-patches-of-16": MOLMO.replace(crop_size=96, patch_size=16, overlap_margins=(2, 2), max_crops=4),
+}
+BATCHES: dict[str, list[Size]] = {
+    "ragged": [(97, 211), (1, 1), (200, 130), (3, 300), (56, 56)],
+    "one": [(61, 47)],
+    "one pixel": [(1, 1)],
+    "thin": [(1, 2), (2, 1), (1, 7), (7, 1), (1, 100), (100, 1), (1, 257), (3, 300), (300, 3)],
+    "primes": [(7, 11), (37, 53), (127, 131), (499, 97), (61, 337)],
+    "identity": [(56, 56), (112, 112), (56, 84), (84, 56), (112, 56), (35, 35), (80, 80)],
+    "larger": [(480, 640), (701, 303)],
+}
+
+
+@pytest.fixture(autouse=True)
+def large_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A program costs the interpreter the same for any number of values."""
+    monkeypatch.setattr(kernels, "BLOCK", 1 << 14)
+
+
+def noise(height: int, width: int) -> Bytes:
+    """Noise with runs of the extremes in it."""
+    rng = np.random.default_rng([height, width])
+    image = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
+    image[rng.random((height, width)) < 0.1] = 0
+    image[rng.random((height, width)) < 0.1] = 255
+    return image
+
+
+def bits_of(array: Any) -> npt.NDArray[Any]:
+    if isinstance(array, torch.Tensor):
+        array = array.view(torch.int16 if array.element_size() == 2 else torch.int32).numpy()
+    return np.ascontiguousarray(array).view(f"u{array.dtype.itemsize}")
+
+
+def both(
+    spec: mc.Spec, images: Sequence[torch.Tensor], dtype: str = "float32", misalignment: int = 0
+) -> tuple[npt.NDArray[Any], npt.NDArray[Any]]:
+    """Bits of the kernels and of the CPU path; nothing beside the output may be written. What a kernel leaves out keeps
+    the poison, which is no pixel's bits."""
+    cpu = Preprocessor(spec, dtype=dtype, backend="cpu", num_threads=1)  # type: ignore[arg-type]
+    expected = next(iter(cpu(list(images), input_data_format="channels_last", return_tensors="pt").values()))
+    layouts = [cpu._layout(*image.shape[:2]) for image in images]
+    size, guard = expected.numel() * expected.element_size(), 64
+    memory = torch.full((guard + misalignment + size + guard,), POISON, dtype=torch.uint8)
+    begin = guard + misalignment
+    out = memory[begin : begin + size].view(getattr(torch, dtype)).view(expected.shape)
+    write_crops(cpu._native, images, layouts, out)
+    assert (memory[:begin] == POISON).all()
+    assert (memory[begin + size :] == POISON).all()
+    return bits_of(out), bits_of(expected)
+
+
+def assert_same_bits(*arguments: Any, **more: Any) -> None:
+    got, expected = both(*arguments, **more)
+    assert np.count_nonzero(got != expected) == 0
+
+
+def tensors(sizes: Sequence[Size]) -> list[torch.Tensor]:
+    return [torch.from_numpy(noise(*size)) for size in sizes]
+
+
+def without_refused(spec: mc.Spec, sizes: Sequence[Size]) -> list[Size]:
+    """Kept in its ratio, a thin image may have a side of 0 px, which every backend refuses."""
+
+    def is_refused(size: Size) -> bool:
+        try:
+            Preprocessor(spec, backend="cpu").output_shape([size])
+        except ValueError:
+            return True
+        return False
+
+    kept = [size for size in sizes if not is_refused(size)]
+    assert len(kept) >= len(sizes) // 2
+    return kept
+
+
+@pytest.mark.parametrize("batch", BATCHES)
+@pytest.mark.parametrize("spec", ["molmo2", "molmo2-small", "molmo", "molmo-small"])
+def test_bytes_are_those_of_the_cpu(spec: str, batch: str) -> None:
+    assert_same_bits(SPECS[spec], tensors(without_refused(SPECS[spec], BATCHES[batch])))
+
+
+@pytest.mark.parametrize("spec", SPECS)
+def test_every_spec(spec: str) -> None:
+    assert_same_bits(SPECS[spec], tensors([(97, 211), (1, 1), (35, 80), (300, 10)]))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+@pytest.mark.parametrize("spec", ["molmo2", "molmo"])
+def test_every_dtype(spec: str, dtype: str) -> None:
+    assert_same_bits(SPECS[spec], tensors([(97, 211), (1, 1), (50, 300)]), dtype)
+
+
+@pytest.mark.parametrize("spec", [MOLMO2, MOLMO], ids=["molmo2", "molmo"])
+def test_published_crops(spec: mc.Spec) -> None:
+    """27 patches a side and 24."""
+    assert_same_bits(spec.replace(max_crops=2), tensors([(300, 500)]), "bfloat16")
+
+
+@pytest.mark.parametrize("spec", ["molmo2-patches-of-5", "molmo-patches-of-5"])
+@pytest.mark.parametrize("block", [64, 1024])
+def test_any_block(spec: str, block: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Blocks that end with a crop and do not; tiles that hold many rows, one, and a part of one."""
+    monkeypatch.setattr(kernels, "BLOCK", block)
+    assert_same_bits(SPECS[spec].replace(max_crops=1), tensors([(5, 3), (1, 1), (40, 31)]))
+
+
+@pytest.mark.parametrize("spec", ["molmo2-patches-of-5", "molmo-patches-of-5"])
+def test_many_views(spec: str) -> None:
+    """The search for a tile's view halves numbers of views that are no power of two."""
+    sizes = [(10 + 7 * i % 40, 10 + 11 * i % 60) for i in range(33)]
+    for count in (2, 3, 5, 8, 33):
+        assert_same_bits(SPECS[spec].replace(max_crops=1), tensors(sizes[:count]))
+
+
+@pytest.mark.parametrize("spec", ["molmo2-small", "molmo-small"])
+def test_any_strides(spec: str) -> None:
+    wide = torch.from_numpy(noise(90, 120))
+    images = [
+        wide.permute(2, 0, 1).contiguous().permute(1, 2, 0),  # channel planes
+        wide[5:77, 3:100],
+        wide[::2, ::3],
+        wide.transpose(0, 1),
+        wide[..., :1].expand(90, 120, 3),  # one channel, repeated
+        wide[:1].expand(50, 120, 3),
+        torch.from_numpy(np.dstack([noise(40, 50), noise(40, 50)]))[..., 1:4],
+    ]
+    assert_same_bits(SPECS[spec], images)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_any_alignment(dtype: str) -> None:
+    step = 4 if dtype == "float32" else 2
+    for spec in ("molmo2-patches-of-5", "molmo-small"):
+        assert_same_bits(SPECS[spec], tensors([(20, 30)]), dtype, misalignment=step)
+
+
+@pytest.mark.filterwarnings("ignore:overflow encountered:RuntimeWarning")
+def test_division_where_no_reciprocal_gives_it() -> None:
+    spec = SMALL2.replace(image_mean=(0.5, 0.5, 0.5), image_std=(1e-42, 1.0, 1e30))
+    native = Preprocessor(spec, backend="cpu")._native
+    assert not plan_of(spec, native, [(10, 10)]).by_arithmetic
+    assert_same_bits(spec, tensors([(70, 130)]))
+
+
+def plan_of(spec: mc.Spec, native: _core.Preprocessor, sizes: Sequence[Size]) -> _core.DevicePlan:
+    layouts = [_core.layout(spec._core, *size) for size in sizes]
+    return _core.DevicePlan(native, [(0, 3 * width, 3, 1) for _, width in sizes], layouts, kernels.BLOCK)
+
+
+@pytest.mark.parametrize("spec", ["molmo2-small", "molmo-small"])
+def test_an_empty_batch_launches_nothing(spec: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_core, "DevicePlan", None)
+    write_crops(Preprocessor(SPECS[spec], backend="cpu")._native, [], [], torch.empty(0, 16, 588))
+
+
+@pytest.fixture
+def launches(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
+    """The grid of each launch."""
+    grids: list[tuple[int, ...]] = []
+    executor = triton_interpreter.interpreter.GridExecutor
+    call = executor.__call__
+
+    def counted(self: Any, *arguments: Any, **more: Any) -> Any:
+        grids.append(self.grid)
+        return call(self, *arguments, **more)
+
+    monkeypatch.setattr(executor, "__call__", counted)
+    return grids
+
+
+@pytest.mark.parametrize(("spec", "count"), [("molmo2-small", 1), ("molmo-small", 2)])
+def test_launches_have_one_dimension(spec: str, count: int, launches: list[tuple[int, ...]]) -> None:
+    images = tensors([(50, 60), (200, 30), (9, 9)])
+    cpu = Preprocessor(SPECS[spec], backend="cpu")
+    sizes = [(image.shape[0], image.shape[1]) for image in images]
+    write_crops(cpu._native, images, [cpu._layout(*size) for size in sizes], torch.empty(cpu.output_shape(sizes)))
+    assert len(launches) == count
+    assert all(len(grid) == 1 for grid in launches)
+
+
+def test_outputs_behind_the_reach_of_32_bits() -> None:
+    """A crop whose first element is the 2^31 + 16th: no page of the memory before it exists."""
+    image, behind = torch.from_numpy(noise(40, 50)), 2**31 + 16
+    spec = SMALL2.replace(max_crops=1)
+    cpu = Preprocessor(spec, dtype="float16", backend="cpu")
+    expected = cpu(image, return_tensors="pt", input_data_format="channels_last")["pixel_values"]
+    layouts = [_core.layout(spec._core, 40, 50)]
+    plan = _core.DevicePlan(cpu._native, [(image.data_ptr(), *image.stride())], layouts, kernels.BLOCK)
+    words = torch.empty(plan.num_words, dtype=torch.int64)
+    plan.write(words.numpy())
+    outputs = plan.first_crop_word + int(_core.CropWord.OUTPUT)
+    words[outputs :: int(_core.CropWord.END)][: plan.num_crops] += behind
+    no_reserve = getattr(mmap, "MAP_NORESERVE", 0x4000)  # Linux's
+    sparse = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | no_reserve
+    memory = mmap.mmap(-1, 2 * (behind + expected.numel()), flags=sparse)
+    out = torch.frombuffer(memory, dtype=torch.float16)
+    grid = (plan.num_crops * -(-16 * 588 // kernels.BLOCK),)
+    kernels.rounded_crops_kernel[grid](
+        out, words, words.view(torch.float32), plan.first_view_word, plan.first_crop_word,
+        PATCH=14, SIDE=4, BLOCK=kernels.BLOCK, ALIGNMENT=16, BY_ARITHMETIC=True, **kernels.OPTIONS,
+    )  # fmt: skip
+    assert torch.equal(out[behind:].view(expected.shape), expected)
