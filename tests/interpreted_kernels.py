@@ -121,6 +121,15 @@ def test_bytes_are_those_of_the_cpu(spec: str, batch: str) -> None:
     assert_same_bits(SPECS[spec], tensors(without_refused(SPECS[spec], BATCHES[batch])))
 
 
+@pytest.mark.parametrize("spec", ["molmo2", "molmo"])
+def test_flat_images(spec: str) -> None:
+    """Rounded weights may add up to more than 1, and white to more than white."""
+    sizes = [(97, 211), (300, 41), (113, 127)]
+    assert_same_bits(
+        SPECS[spec], [torch.full((*size, 3), value, dtype=torch.uint8) for size in sizes for value in (0, 255)]
+    )
+
+
 @pytest.mark.parametrize("spec", SPECS)
 def test_every_spec(spec: str) -> None:
     assert_same_bits(SPECS[spec], tensors([(97, 211), (1, 1), (35, 80), (300, 10)]))

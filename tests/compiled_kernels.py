@@ -1,0 +1,93 @@
+"""Compiles the kernels for GPUs that need not be here, and prints what came out as JSON. test_kernels.py runs this file
+in a process of its own, in which Triton compiles."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
+from maxcrops.kernels import crops as kernels
+
+TABLES = {"words_ptr": "*i64", "floats_ptr": "*fp32"}
+BEGINS = {"view_words": "i32", "crop_words": "i32"}
+SEARCH = {"view_words": "i32", "num_views": "i32", "search_steps": "i32"}
+
+
+def launches() -> Iterator[tuple[str, Any, dict[str, str], dict[str, Any]]]:
+    """(name, kernel, types of its arguments, constants) as maxcrops.preprocess._triton launches them for Molmo2's crops
+    of 27 patches a side and Molmo's of 24. A pointer is to 16 bytes, as torch's memory is."""
+    for dtype in ("fp32", "bf16", "fp16"):
+        out = {"out_ptr": f"*{dtype}"}
+        molmo2 = {"PATCH": 14, "SIDE": 27, "BLOCK": kernels.BLOCK, "ALIGNMENT": 4}
+        molmo = {"PATCH": 14, "SIDE": 24, "BLOCK": kernels.BLOCK, "ALIGNMENT": 16}
+        for by_arithmetic in (True, False):
+            name = "rounded" if by_arithmetic else "divided"
+            constants = {**molmo2, "BY_ARITHMETIC": by_arithmetic}
+            yield f"{name}-{dtype}", kernels.rounded_crops_kernel, {**out, **TABLES, **BEGINS}, constants
+        types = {**out, "workspace_ptr": "*fp32", **TABLES, **BEGINS}
+        yield f"antialiased-{dtype}", kernels.antialiased_crops_kernel, types, molmo
+    types = {"workspace_ptr": "*fp32", **TABLES, **SEARCH}
+    yield "resized-rows", kernels.resized_rows_kernel, types, {"BLOCK": kernels.BLOCK}
+
+
+def compiled(kernel: Any, types: dict[str, str], constants: dict[str, Any], arch: int) -> Any:
+    names = kernel.arg_names
+    source = ASTSource(
+        fn=kernel,
+        signature={name: types.get(name, "constexpr") for name in names},
+        constexprs={(names.index(name),): value for name, value in constants.items()},
+        attrs={(names.index(name),): [["tt.divisibility", 16]] for name in types if name.endswith("_ptr")},
+    )
+    return triton.compile(source, target=GPUTarget("cuda", arch, 32), options=dict(kernels.OPTIONS))
+
+
+def resources(cubin: bytes) -> dict[str, int]:
+    """Registers a thread, bytes of stack, shared and local memory, as the wheel's own cuobjdump lists them."""
+    tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(cubin)
+        file.flush()
+        command = [str(tool), "-res-usage", file.name]
+        listed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    found = re.search(r"REG:(\d+) STACK:(\d+) SHARED:(\d+) LOCAL:(\d+)", listed)
+    assert found, listed
+    return dict(zip(("registers", "stack", "shared", "local"), map(int, found.groups()), strict=True))
+
+
+def count(pattern: str, ptx: str) -> int:
+    """Occurrences; those of two floats at once count as two."""
+    return sum(2 if "f32x2" in found else 1 for found in re.findall(pattern + r"\S*", ptx))
+
+
+def facts_of(kernel: Any) -> dict[str, Any]:
+    ptx = re.sub(r"//.*", "", kernel.asm["ptx"])
+    return {
+        **resources(kernel.asm["cubin"]),
+        "dynamic_shared": kernel.metadata.shared,
+        "threads": kernel.metadata.num_warps * 32,
+        "stores": re.findall(r"st\.global\S*", ptx),
+        "fused": count(r"\bfma\.rn\.f32", ptx),
+        "inexact": re.findall(r"\S+\.(?:approx|full|ftz|rz)\S*f32\S*", ptx),
+        "may_fuse": re.findall(r"\b(?:mul|add|sub|mad)\.f32\S*", ptx),
+        "divisions": count(r"\bdiv\.rn\.f32", ptx),
+        "to_16_bits": re.findall(r"cvt\S*\.b?f16\S*", ptx),
+    }
+
+
+if __name__ == "__main__":
+    results = {
+        f"{name}-sm_{arch}": facts_of(compiled(kernel, types, constants, int(arch)))
+        for arch in sys.argv[1:]
+        for name, kernel, types, constants in launches()
+    }
+    print(json.dumps(results))
