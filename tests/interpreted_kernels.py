@@ -1,10 +1,11 @@
-"""The kernels give the CPU path's bytes. test_kernels.py runs this file in a process of its own, in which Triton
-interprets."""
+"""The kernels, and the backend that launches them, give the CPU path's bytes. test_kernels.py runs this file in a
+process of its own, in which Triton interprets."""
 
 from __future__ import annotations
 
 import mmap
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,11 +13,13 @@ import numpy.typing as npt
 import pytest
 import torch
 import triton_interpreter
+from PIL import Image
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import maxcrops as mc
 from maxcrops import _core
 from maxcrops.kernels import crops as kernels
-from maxcrops.preprocess import Preprocessor
+from maxcrops.preprocess import Batch, Preprocessor
 from maxcrops.preprocess._triton import write_crops
 
 triton_interpreter.make_exact()
@@ -251,3 +254,127 @@ def test_outputs_behind_the_reach_of_32_bits() -> None:
         PATCH=14, SIDE=4, BLOCK=kernels.BLOCK, ALIGNMENT=16, BY_ARITHMETIC=True, **kernels.OPTIONS,
     )  # fmt: skip
     assert torch.equal(out[behind:].view(expected.shape), expected)
+
+
+# -- Preprocessor(backend="triton"), with the CPU as its device ----------------------------------------------------
+
+FACES = {"molmo2": SMALL2, "molmo": SPECS["molmo-small"]}
+PIXELS = {"molmo2": "pixel_values", "molmo": "images"}
+face = pytest.mark.parametrize("name", FACES)
+
+
+def pair(spec: mc.Spec, **settings: Any) -> tuple[Preprocessor, Preprocessor]:
+    """On the device, on the CPU."""
+    return Preprocessor(spec, backend="triton", **settings), Preprocessor(spec, backend="cpu", **settings)
+
+
+def assert_same_batch(got: Batch, expected: Batch) -> None:
+    assert list(got) == list(expected)
+    for key, value in got.items():
+        assert isinstance(value, torch.Tensor), key
+        assert (value.dtype, value.shape) == (expected[key].dtype, expected[key].shape), key
+        assert not value.numel() or torch.equal(value.view(torch.uint8), expected[key].view(torch.uint8)), key
+    assert got.failures == expected.failures
+
+
+@face
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_batch_is_that_of_the_cpu(name: str, dtype: Any) -> None:
+    device, cpu = pair(FACES[name], dtype=dtype, max_crops=3)
+    images = [torch.from_numpy(noise(97, 61)).permute(2, 0, 1).contiguous(), torch.from_numpy(noise(61, 97))]
+    assert_same_batch(device(images), cpu(images))
+    assert_same_batch(device(images[0]), cpu(images[0]))
+    batch = torch.stack([images[0], images[0].flip(1)])
+    assert_same_batch(device(batch), cpu(batch))
+
+
+@face
+def test_every_kind_of_image(name: str, tmp_path: Path) -> None:
+    device, cpu = pair(FACES[name])
+    Image.fromarray(noise(40, 50)).save(tmp_path / "image.png")
+    rgba = np.dstack([noise(40, 50), noise(40, 50)[..., :1]])
+    images: list[Any] = [
+        noise(40, 50), noise(40, 50)[::-1, ::-1], noise(40, 50)[..., 0], torch.from_numpy(noise(40, 50)[..., 0].copy()),
+        Image.fromarray(noise(40, 50)), tmp_path / "image.png", (tmp_path / "image.png").read_bytes(),
+        rgba, torch.from_numpy(rgba),
+    ]  # fmt: skip
+    assert_same_batch(device(images), cpu(images, return_tensors="pt"))
+
+
+@face
+def test_no_images(name: str) -> None:
+    device, cpu = pair(FACES[name])
+    assert_same_batch(device([]), cpu([], return_tensors="pt"))
+
+
+@face
+def test_images_that_cannot_be_used_are_left_out(name: str) -> None:
+    device, cpu = pair(FACES[name])
+    images = [torch.from_numpy(noise(40, 50)), torch.zeros(3, 5, 5), b"no image", noise(30, 20), torch.zeros(2, 2)]
+    assert_same_batch(device(images, errors="skip"), cpu(images, errors="skip"))
+    with pytest.raises(TypeError, match=r"image must be uint8, got torch.float32; .* \(image 1 of those given\)"):
+        device(images)
+
+
+@face
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_out_is_written_and_given_back(name: str, dtype: Any) -> None:
+    device, cpu = pair(FACES[name], dtype=dtype)
+    image = torch.from_numpy(noise(60, 90))
+    expected = cpu(image)[PIXELS[name]]
+    memory = torch.full((len(expected) + 2, *expected.shape[1:]), 7, dtype=expected.dtype)
+    out = memory[1:-1]
+    assert device(image, out=out)[PIXELS[name]] is out
+    assert torch.equal(out, expected)
+    assert (memory[[0, -1]] == 7).all()
+    if dtype == "float16":
+        bits = torch.zeros(expected.shape, dtype=torch.uint16)
+        assert device(image, out=bits)[PIXELS[name]] is bits
+        assert torch.equal(bits.view(torch.float16), expected)
+
+
+def test_out_that_does_not_fit_is_refused_before_any_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_core, "DevicePlan", None)
+    device = Preprocessor(SMALL2, backend="triton")
+    shape = device.output_shape([(60, 90)])
+    image = torch.from_numpy(noise(60, 90))
+    cases: list[tuple[Any, type[Exception], str]] = [
+        (np.zeros(shape, np.float32), TypeError, "out must be a torch tensor on cpu, got ndarray"),
+        (torch.zeros(shape, device="meta"), ValueError, "out must be on cpu, as the images are, got meta"),
+        (torch.zeros(shape, dtype=torch.float16), TypeError, "out must be float32, got torch.float16"),
+        (torch.zeros(shape, dtype=torch.uint16), TypeError, "out must be float32, got torch.uint16"),
+        (torch.zeros(shape[1:]), ValueError, r"out must have shape \["),
+        (torch.zeros(shape[::-1]).permute(2, 1, 0), ValueError, "out must be C-contiguous"),
+    ]
+    for out, error, message in cases:
+        with pytest.raises(error, match=rf"^\[preprocess\] {message}"):
+            device(image, out=out)
+    out = torch.zeros(shape)
+    inside = out.view(-1).view(torch.uint8)[-60 * 90 * 3 :].view(60, 90, 3)
+    with pytest.raises(ValueError, match="out must not overlap image 0 in memory"):
+        device(inside, out=out)
+    with pytest.raises(ValueError, match="return_tensors must be 'pt' or None on a device, got 'np'"):
+        device(image, return_tensors="np")
+
+
+@face
+def test_the_host_waits_for_nothing(name: str) -> None:
+    """Nothing but new memory, views and copies that may be in flight: no value comes back. The interpreter has two
+    operations of its own."""
+    used = set()
+
+    class Recorded(TorchDispatchMode):
+        def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            used.add(function.overloadpacket.__name__)
+            return function(*args, **(kwargs or {}))
+
+    device = Preprocessor(FACES[name], backend="triton")
+    images = [torch.from_numpy(noise(60, 90)), noise(20, 30)]
+    with Recorded():
+        device(images)
+    assert used - {"new_empty", "set_"} <= {"empty", "_to_copy", "view", "detach", "transpose", "expand"}
+
+
+def test_only_cuda_tensors_choose_this_backend(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Preprocessor, "_on_device", None)
+    Preprocessor(SMALL2, backend="auto")(torch.from_numpy(noise(60, 90)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import subprocess
@@ -9,9 +10,15 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
-pytest.importorskip("torch")
+import maxcrops as mc
+from maxcrops import _core
+from maxcrops.exceptions import UnsupportedError
+from maxcrops.preprocess import Preprocessor, _device
+
+torch = pytest.importorskip("torch")
 pytest.importorskip("triton")
 
 TESTS = Path(__file__).parent
@@ -95,3 +102,87 @@ def test_16_bits_are_rounded_to_nearest(kernels: dict[str, Any]) -> None:
     conversions = {"bf16": {"cvt.rn.bf16x2.f32"}, "fp16": {"cvt.rn.f16x2.f32"}}
     for name, facts in kernels.items():
         assert set(facts["to_16_bits"]) == conversions.get(name.rpartition("-")[2], set()), name
+
+
+# -- the backend, where it cannot run ------------------------------------------------------------------------------
+
+SPEC = mc.get_spec("molmo2")
+no_cuda = pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
+
+
+def on_cuda(*shape: int, device: str = "cuda:0", dtype: Any = torch.uint8) -> Any:
+    """A tensor on a GPU that need not be here: it has a device, and no memory."""
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    with FakeTensorMode():
+        return torch.empty(shape, dtype=dtype, device=device)
+
+
+@pytest.mark.parametrize("package", ["torch", "triton"])
+def test_a_missing_package_is_named(package: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == package else find(name))
+    with pytest.raises(UnsupportedError, match=rf"without the package {package}; install it .*'maxcrops\[torch\]'"):
+        Preprocessor(SPEC, backend="triton")
+    with pytest.raises(UnsupportedError, match=f"without the package {package}"):
+        Preprocessor(SPEC)(on_cuda(3, 50, 60))
+
+
+@no_cuda
+def test_a_missing_device_is_named() -> None:
+    for image in (np.zeros((50, 60, 3), np.uint8), torch.zeros(3, 50, 60, dtype=torch.uint8), []):
+        with pytest.raises(UnsupportedError, match=r"torch sees no CUDA device, got 'triton'; .*TRITON_INTERPRET=1"):
+            Preprocessor(SPEC, backend="triton")(image)
+
+
+@pytest.mark.parametrize("backend", ["auto", "triton"])
+def test_images_of_several_devices_are_refused(backend: Any) -> None:
+    images = [on_cuda(3, 50, 60), on_cuda(3, 50, 60, device="cuda:1")]
+    message = r"image must be on cuda:0, .*, got cuda:1; give image.to\('cuda:0'\) \(image 1 of those given\)"
+    with pytest.raises(ValueError, match=message):
+        Preprocessor(SPEC, backend=backend)(images)
+    with pytest.raises(ValueError, match=r"image must be on cuda:1, .*, got cuda:0"):
+        Preprocessor(SPEC, backend=backend)(images, out=on_cuda(1, device="cuda:1", dtype=torch.float32))
+
+
+@pytest.mark.parametrize("backend", ["cpu", "reference"])
+def test_other_backends_refuse_images_on_a_gpu(backend: Any) -> None:
+    with pytest.raises(ValueError, match=r"image must be on the CPU, got a tensor on cuda:0; give image\.cpu\(\)"):
+        Preprocessor(SPEC, backend=backend)(on_cuda(3, 50, 60))
+
+
+def test_images_on_a_gpu_are_checked() -> None:
+    device = torch.device("cuda:0")
+    cases: list[tuple[Any, type[Exception], str]] = [
+        (on_cuda(4, 50, 60), ValueError, "image must have 1 or 3 channels on a GPU, got 4; .* or image.cpu"),
+        (on_cuda(2, 50, 60), ValueError, "image must have 1, 3 or 4 channels"),
+        (on_cuda(3, 0, 60), ValueError, "image must have sides of 1 to"),
+        (on_cuda(1, 3, 50, 60), ValueError, r"2 or 3 dimensions, got 4: shape \(1, 3, 50, 60\)"),
+        (on_cuda(3, 50, 60, dtype=torch.float32), TypeError, r"image must be uint8, got torch.float32"),
+    ]
+    for image, error, message in cases:
+        with pytest.raises(error, match=message):
+            _device.read(image, device, None)
+    for image in (on_cuda(3, 50, 60), on_cuda(50, 60, 3), on_cuda(50, 60), on_cuda(1, 50, 60)):
+        pixels = _device.read(image, device, None).array
+        assert (pixels.shape, pixels.device) == ((50, 60, 3), device)
+
+
+def test_out_must_be_where_the_images_are() -> None:
+    image = on_cuda(3, 50, 60)
+    preprocess = Preprocessor(SPEC)
+    shape = preprocess.output_shape([(50, 60)])
+    with pytest.raises(ValueError, match="out must be on cuda:0, as the images are, got cpu"):
+        preprocess(image, out=torch.zeros(shape))
+    with pytest.raises(TypeError, match="out must be a torch tensor on cuda:0, got ndarray"):
+        preprocess(image, out=np.zeros(shape, np.float32))
+    with pytest.raises(ValueError, match="return_tensors must be 'pt' or None on a device, got 'np'"):
+        preprocess(image, return_tensors="np")
+
+
+def test_an_image_of_too_many_bytes_is_refused() -> None:
+    spec = SPEC.replace(max_crops=1)
+    layout = mc.layout(spec, height=30000, width=30000)
+    for strides in ((90000, 3, 1), (30000, 1, 900000000)):
+        with pytest.raises(ValueError, match="image must span at most 2147483647 bytes on a device, got 30000 x 30000"):
+            _core.DevicePlan(Preprocessor(spec)._native, [(0, *strides)], [layout], 512)

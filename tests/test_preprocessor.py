@@ -229,7 +229,7 @@ def test_token_ids_that_are_wrong(token_ids: Any, error: type[Exception], messag
     [
         ({"dtype": "float64"}, ValueError, "dtype must be one of float32, bfloat16, float16, got 'float64'"),
         ({"dtype": np.float32}, ValueError, "dtype must be one of"),
-        ({"backend": "cuda"}, ValueError, "backend must be one of auto, cpu, reference, got 'cuda'"),
+        ({"backend": "cuda"}, ValueError, "backend must be one of auto, cpu, triton, reference, got 'cuda'"),
         ({"num_threads": 0}, ValueError, "num_threads must be in 1..1024, got 0"),
         ({"num_threads": 1025}, ValueError, "num_threads must be in"),
         ({"num_threads": True}, TypeError, "num_threads must be an integer"),
@@ -504,7 +504,7 @@ def test_it_survives_pickling_and_copying(name: str, images: list[Bytes]) -> Non
 
 
 def test_repr_says_what_it_makes() -> None:
-    assert repr(Preprocessor(MOLMO2)) == "Preprocessor('molmo2', dtype='float32', backend='cpu')"
+    assert repr(Preprocessor(MOLMO2)) == "Preprocessor('molmo2', dtype='float32', backend='auto')"
     reference = Preprocessor(MOLMO, dtype="float16", backend="reference")
     assert repr(reference) == "Preprocessor('molmo-7b-d', dtype='float16', backend='reference')"
 

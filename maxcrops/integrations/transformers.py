@@ -387,7 +387,7 @@ def _changed(key: str, **changes: Any) -> Spec:
 def _preprocessor(spec: Spec, num_threads: int | None) -> Preprocessor:
     from maxcrops.preprocess import Preprocessor
 
-    return Preprocessor(spec, num_threads=num_threads)
+    return Preprocessor(spec, backend="cpu", num_threads=num_threads)
 
 
 def _per_channel(value: Any) -> tuple[float, ...]:

@@ -120,6 +120,12 @@ def _read_only(array: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
     return view
 
 
+def tensor_pixels(image: Any, input_data_format: str | None) -> Any:
+    """A uint8 tensor on any device as [height, width, channels], sharing its memory; raises as read_pixels does."""
+    _check_tensor_type(image, sys.modules["torch"])
+    return _channels_last(image.detach(), input_data_format, True)
+
+
 # -- arrays and tensors --------------------------------------------------------------------------------------------
 
 
@@ -135,14 +141,18 @@ def _check_tensor(image: Any) -> npt.NDArray[np.uint8]:
     torch = sys.modules["torch"]
     if image.device.type != "cpu":
         raise ValueError(f"[preprocess] image must be on the CPU, got a tensor on {image.device}; give image.cpu()")
+    _check_tensor_type(image, torch)
+    array: npt.NDArray[np.uint8] = image.numpy()
+    return array
+
+
+def _check_tensor_type(image: Any, torch: Any) -> None:
     if image.layout != torch.strided:
         raise ValueError(f"[preprocess] image must be a dense tensor, got {image.layout}; give image.to_dense()")
     if image.dtype != torch.uint8:
         is_bool = image.dtype == torch.bool
         cast = ".to(torch.uint8)"
         raise TypeError(_wrong_dtype(str(image.dtype), image.dtype.is_floating_point, is_bool, cast))
-    array: npt.NDArray[np.uint8] = image.numpy()
-    return array
 
 
 def _wrong_dtype(dtype: str, is_float: bool, is_bool: bool, cast: str) -> str:
@@ -154,19 +164,17 @@ def _wrong_dtype(dtype: str, is_float: bool, is_bool: bool, cast: str) -> str:
     return f"[preprocess] image must be uint8, got {dtype}; {fix}"
 
 
-def _channels_last(
-    array: npt.NDArray[np.uint8], input_data_format: str | None, usually_first: bool
-) -> npt.NDArray[np.uint8]:
-    """[height, width, channels], checked."""
+def _channels_last(array: Any, input_data_format: str | None, usually_first: bool) -> Any:
+    """[height, width, channels] of an array or a tensor, checked."""
     if array.ndim not in (2, 3):
         raise ValueError(
-            f"[preprocess] image must have 2 or 3 dimensions, got {array.ndim}: shape {array.shape}; give a batch image"
-            " by image"
+            f"[preprocess] image must have 2 or 3 dimensions, got {array.ndim}: shape {tuple(array.shape)}; give a"
+            " batch image by image"
         )
     if array.ndim == 2:
-        array = array[..., None]
+        array = array.reshape(*array.shape, 1)
     elif (input_data_format or _guess_format(array.shape, usually_first)) == "channels_first":
-        array = array.transpose(1, 2, 0)
+        array = array.swapaxes(0, 1).swapaxes(1, 2)  # what arrays and tensors both have
     height, width, channels = array.shape
     if channels not in _CHANNELS:
         raise ValueError(

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -16,16 +16,19 @@ import numpy.typing as npt
 from maxcrops import _core
 from maxcrops._arguments import require_arguments, require_threads
 from maxcrops.exceptions import MaxCropsError, UnsupportedError
-from maxcrops.preprocess import _packing, _reference
+from maxcrops.preprocess import _device, _packing, _reference, _triton
 from maxcrops.preprocess._inputs import Pixels, read_pixels
 from maxcrops.specs import Spec
 
 DType: TypeAlias = Literal["float32", "bfloat16", "float16"]
-Backend: TypeAlias = Literal["auto", "cpu", "reference"]
+Backend: TypeAlias = Literal["auto", "cpu", "triton", "reference"]
 Tensors: TypeAlias = Literal["np", "pt"]
 
+_Read = TypeVar("_Read", Pixels, _device.DevicePixels)
+_Result = TypeVar("_Result")
+
 _DTYPES = ("float32", "bfloat16", "float16")
-_BACKENDS = ("auto", "cpu", "reference")
+_BACKENDS = ("auto", "cpu", "triton", "reference")
 _ENCODED = (str, os.PathLike, bytes, bytearray, memoryview)
 _KEPT_BYTES = 256 << 20
 _FLOAT32, _UINT16 = np.dtype(np.float32), np.dtype(np.uint16)
@@ -73,11 +76,18 @@ class Preprocessor:
     many as the longest window of the vertical pass and 16, horizontally resized. These buffers are kept by the thread.
     Outputs that are not given come from a pool that keeps up to 256 MB for reuse once nothing refers to them.
 
+    On a CUDA device the crops are cut in one launch, with antialias in two, on the current stream, and the host does
+    not wait for it. Images may be tensors there, whose memory is read as it lies, or on the CPU, from where they are
+    copied (through pinned memory, unless they are in it). All arrays are tensors there; the arithmetic is the CPU's.
+    With antialias, the horizontally resized rows of all images are on the device at once: 12 bytes for each row of an
+    image and column of a canvas.
+
     Args:
         spec: from ``get_spec`` or ``load_spec``; a family with a pixel rule.
         dtype: of the crops: "float32", or "bfloat16" or "float16" rounded from it, ties to even. NumPy has no bfloat16:
             it needs the package ml_dtypes, or torch tensors.
-        backend: "cpu"; "reference", slow and in NumPy alone; or "auto", the fastest that runs here.
+        backend: "cpu"; "triton", on a CUDA device; "reference", slow and in NumPy alone; or "auto": "triton" where an
+            image or `out` is a CUDA tensor, else "cpu".
         num_threads: threads over crops and images; the bytes are the same for any number. None: the CPUs this process
             may use, but one inside a worker of a torch DataLoader.
         max_crops: sets the model's own knob, whatever its name, in local crops; the spec's setting where None.
@@ -85,7 +95,7 @@ class Preprocessor:
 
     Raises:
         TypeError, ValueError: an argument of the wrong type or range.
-        UnsupportedError: a family whose pixels are not made yet.
+        UnsupportedError: a family whose pixels are not made yet; "triton" without the packages torch and triton.
 
     >>> import numpy as np
     >>> from maxcrops import get_spec
@@ -119,7 +129,9 @@ class Preprocessor:
         self._rule = spec.pixels
         self._crop_shape = (spec.crop.crop_size // spec.crop.patch_size) ** 2, 3 * spec.crop.patch_size**2
         self.dtype = dtype
-        self.backend = "cpu" if backend == "auto" else backend
+        if backend == "triton":
+            _device.require_packages()
+        self.backend = backend
         self.num_threads = num_threads
         self.max_crops = max_crops
         self.token_ids = _checked_ids(token_ids)
@@ -140,10 +152,11 @@ class Preprocessor:
 
         Args:
             images: one image or a list: uint8 arrays (NumPy [height, width, 3] of any strides, torch [3, height, width]
-                or [height, width, 3]), PIL images of any mode, paths, bytes of image files; see ``read_pixels``.
+                or [height, width, 3]), PIL images of any mode, paths, bytes of image files; see ``read_pixels``. On a
+                device also uint8 tensors of one or three channels there, each of less than 2**31 bytes.
             out: where the crops are written: a C-contiguous array or tensor of exactly [crops, patches, values], in the
                 dtype (or uint16, as the bits of a 16-bit one); the slice of a larger one, pinned or shared memory. It
-                must not overlap an image. ``output_shape`` tells the shape.
+                must not overlap an image. ``output_shape`` tells the shape. On a device, a tensor there.
             return_tensors: "np" or "pt"; None gives tensors if any image is one (or if `out` is), arrays otherwise.
             errors: "raise" at the first image that cannot be used; "skip" leaves those out of the batch and lists them
                 in ``Batch.failures``.
@@ -163,18 +176,12 @@ class Preprocessor:
                 f" {input_data_format!r}"
             )
         self._leave_locks_to_the_parent()
-        pixels: list[Pixels] = []
-        layouts: list[_core.Layout] = []
-        failures: list[ImageFailure] = []
         items = _as_list(images)
-        for index, read in enumerate(self._read(items, input_data_format)):
-            if isinstance(read, Exception):
-                if errors == "raise":
-                    raise read if len(items) == 1 else _naming(read, index)
-                failures.append(ImageFailure(index, str(read)))
-            else:
-                pixels.append(read[0])
-                layouts.append(read[1])
+        if self.backend == "triton" or (self.backend == "auto" and any(map(_device.is_cuda, (out, *items)))):
+            return self._on_device(items, out, return_tensors, errors, input_data_format)
+        pixels, layouts, failures = self._read(
+            items, errors, lambda item: read_pixels(item, input_data_format=input_data_format)
+        )
         tensors = return_tensors or ("pt" if _is_tensor(out) or any(read.is_torch for read in pixels) else "np")
         crops = self._output(out, layouts, tensors)
         self._write([read.array for read in pixels], layouts, crops)
@@ -182,7 +189,33 @@ class Preprocessor:
         index_arrays = _reference.index_arrays if self.backend == "reference" else _packing.index_arrays
         for key, array in index_arrays(self.spec, self._rule, layouts, self.token_ids).items():
             batch[key] = _to_torch(array) if tensors == "pt" else array
-        batch.failures = tuple(failures)
+        batch.failures = failures
+        return batch
+
+    def _on_device(
+        self,
+        items: Sequence[object],
+        out: Any,
+        return_tensors: Tensors | None,
+        errors: str,
+        input_data_format: str | None,
+    ) -> Batch:
+        if return_tensors == "np":
+            raise ValueError(
+                "[preprocess] return_tensors must be 'pt' or None on a device, got 'np'; give images on the CPU"
+            )
+        device = _device.device_of(items, out)
+        pixels, layouts, failures = self._read(
+            items, errors, lambda item: _device.read(item, device, input_data_format)
+        )
+        shape = (sum(layout.num_crops for layout in layouts), *self._crop_shape)
+        crops = _device.output(out, shape, self.dtype, device, pixels)
+        # On this thread: the current stream is a thread's own.
+        _triton.write_crops(self._native, [_device.to_device(read.array, device) for read in pixels], layouts, crops)
+        batch = Batch({_packing.pixel_key(self._rule): crops if out is None else out})
+        for key, array in _packing.index_arrays(self.spec, self._rule, layouts, self.token_ids).items():
+            batch[key] = _device.to_device(array, device)
+        batch.failures = failures
         return batch
 
     def output_shape(self, sizes: Sequence[tuple[int, int]]) -> tuple[int, int, int]:
@@ -218,24 +251,33 @@ class Preprocessor:
             self._process = os.getpid()
 
     def _read(
-        self, items: Sequence[object], input_data_format: str | None
-    ) -> Iterable[tuple[Pixels, _core.Layout] | Exception]:
-        """Pixels and layout of each image, or why there are none. Files are decoded on several threads."""
+        self, items: Sequence[object], errors: str, read_one: Callable[[object], _Read]
+    ) -> tuple[list[_Read], list[_core.Layout], tuple[ImageFailure, ...]]:
+        """Pixels and layouts of the images that can be used, and the others. Files are decoded on several threads."""
 
-        def read(item: object) -> tuple[Pixels, _core.Layout] | Exception:
+        def read(item: object) -> tuple[_Read, _core.Layout] | Exception:
             try:
-                pixels = read_pixels(item, input_data_format=input_data_format)
-                return pixels, self._layout(*pixels.array.shape[:2])
+                pixels = read_one(item)
+                height, width, _ = pixels.array.shape
+                return pixels, self._layout(height, width)
             except (MaxCropsError, ValueError, TypeError) as error:
                 return error
 
-        if len(items) == 1:
-            return [read(items[0])]
-        threads = min(_threads(self.num_threads), sum(isinstance(item, _ENCODED) for item in items))
-        if threads < 2:
-            return map(read, items)
-        with ThreadPoolExecutor(threads) as pool:
-            return list(pool.map(read, items))
+        pixels: list[_Read] = []
+        layouts: list[_core.Layout] = []
+        failures: list[ImageFailure] = []
+        threads = 1
+        if len(items) > 1:
+            threads = min(_threads(self.num_threads), sum(isinstance(item, _ENCODED) for item in items))
+        for index, result in enumerate(_mapped(read, items, threads)):
+            if not isinstance(result, Exception):
+                pixels.append(result[0])
+                layouts.append(result[1])
+            elif errors == "raise":
+                raise result if len(items) == 1 else _naming(result, index)
+            else:
+                failures.append(ImageFailure(index, str(result)))
+        return pixels, layouts, tuple(failures)
 
     def _layout(self, height: int, width: int) -> _core.Layout:
         layout = _core.layout(self.spec._core, height, width, self.max_crops)
@@ -283,7 +325,7 @@ class Preprocessor:
         return out if self.dtype == "float32" else out.view(np.uint16)
 
     def _write(self, images: list[npt.NDArray[np.uint8]], layouts: list[_core.Layout], out: npt.NDArray[Any]) -> None:
-        if self.backend == "cpu":
+        if self.backend != "reference":
             self._native.run(images, layouts, out, _threads(self.num_threads))
             return
         crop = 0
@@ -305,6 +347,13 @@ class Preprocessor:
         if self.dtype == "bfloat16":
             return crops.view(_bfloat16())
         return crops.view(np.float16) if self.dtype == "float16" else crops
+
+
+def _mapped(function: Callable[[object], _Result], items: Sequence[object], threads: int) -> Iterable[_Result]:
+    if threads < 2:
+        return map(function, items)
+    with ThreadPoolExecutor(threads) as pool:
+        return list(pool.map(function, items))
 
 
 def _as_list(images: object) -> Sequence[object]:

@@ -12,6 +12,15 @@ if TYPE_CHECKING:
     import torch
 
 
+def is_interpreted() -> bool:
+    """Whether TRITON_INTERPRET=1 was set when Triton was imported: kernels then run on the CPU, on its memory."""
+    import triton
+
+    from maxcrops.kernels import crops as kernels
+
+    return not isinstance(kernels.rounded_crops_kernel, triton.JITFunction)
+
+
 def write_crops(
     native: _core.Preprocessor, images: Sequence[torch.Tensor], layouts: Sequence[_core.Layout], out: torch.Tensor
 ) -> None:
