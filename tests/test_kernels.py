@@ -186,3 +186,54 @@ def test_an_image_of_too_many_bytes_is_refused() -> None:
     for strides in ((90000, 3, 1), (30000, 1, 900000000)):
         with pytest.raises(ValueError, match="image must span at most 2147483647 bytes on a device, got 30000 x 30000"):
             _core.DevicePlan(Preprocessor(spec)._native, [(0, *strides)], [layout], 512)
+
+
+# -- on a GPU ------------------------------------------------------------------------------------------------------
+
+needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+SIZES = [(480, 640), (1080, 1920), (37, 53), (1, 1), (300, 100)]
+
+
+def noise(height: int, width: int) -> Any:
+    array = np.random.default_rng([height, width]).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    return torch.from_numpy(array)
+
+
+def assert_same_batch(got: Any, expected: Any) -> None:
+    assert list(got) == list(expected)
+    for key, value in got.items():
+        assert value.is_cuda, key
+        assert torch.equal(value.cpu().view(torch.uint8), expected[key].view(torch.uint8)), key
+
+
+@needs_cuda
+@pytest.mark.parametrize("name", ["molmo2", "molmo-7b-d"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_a_gpu_makes_the_bytes_of_the_cpu(name: str, dtype: Any) -> None:
+    images = [noise(*size) for size in SIZES]
+    expected = Preprocessor(mc.get_spec(name), dtype=dtype, backend="cpu")(images)
+    preprocess = Preprocessor(mc.get_spec(name), dtype=dtype)
+    assert_same_batch(preprocess([image.cuda() for image in images]), expected)
+    assert_same_batch(preprocess([image.permute(2, 0, 1).contiguous().cuda() for image in images]), expected)
+    mixed = [images[0].pin_memory(), images[1].numpy(), *[image.cuda() for image in images[2:]]]
+    assert_same_batch(preprocess(mixed), expected)
+    key = next(iter(expected))
+    out = torch.full_like(expected[key], float("nan"), device="cuda")
+    assert preprocess(images, out=out)[key] is out
+    assert_same_batch({key: out}, {key: expected[key]})
+
+
+@needs_cuda
+@pytest.mark.parametrize("name", ["molmo2", "molmo-7b-d"])
+def test_a_gpu_works_on_the_current_stream_and_nobody_waits(name: str) -> None:
+    preprocess = Preprocessor(mc.get_spec(name))
+    images = [noise(*size).cuda() for size in SIZES]
+    expected = preprocess(images)  # compiles, and leaves pinned memory for reuse
+    torch.cuda.synchronize()
+    stream = torch.cuda.Stream()
+    with torch.cuda.stream(stream):
+        torch.cuda._sleep(1 << 30)
+        batch = preprocess(images)
+        assert not stream.query()
+    stream.synchronize()
+    assert_same_batch(batch, {key: value.cpu() for key, value in expected.items()})
