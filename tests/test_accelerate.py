@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import copy
+import importlib.util
 import json
 import logging
+import os
 import pickle
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -494,6 +498,74 @@ def test_copies(processor: Any, copied: Callable[[Any], Any]) -> None:
     assert type(whole.image_processor) is type(accelerated.image_processor)
 
 
+# -- on a device ---------------------------------------------------------------------------------------------------
+
+TESTS = Path(__file__).parent
+
+
+def test_interpreted_on_a_device(original: Any) -> None:
+    pytest.importorskip("triton")
+    path = os.pathsep.join([str(TESTS.parent), *filter(None, [os.environ.get("PYTHONPATH")])])
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:xdist", "interpreted_processors.py"],
+        cwd=TESTS, env={**os.environ, "PYTHONPATH": path, "TRITON_INTERPRET": "1"},
+        capture_output=True, text=True, check=False, timeout=600,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout[-20000:] + done.stderr[-5000:]
+
+
+def test_a_device_that_is_not_there(original: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    pytest.importorskip("triton")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    message = r"^\[accelerate\] device must be None here, got 'cuda': .* torch sees no CUDA device"
+    with pytest.raises(UnsupportedError, match=message):
+        accelerate(original, device="cuda")
+    assert accelerate(original, device="cuda", strict=False) is original
+
+
+@pytest.mark.parametrize("package", ["torch", "triton"])
+def test_a_device_without_a_package(original: Any, package: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == package else find(name))
+    with pytest.raises(UnsupportedError, match=rf"got 'cuda': .*the package {package}; install it"):
+        accelerate(original, device="cuda")
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda:x", "meta", "", 0])
+def test_what_is_no_device(original: Any, device: Any) -> None:
+    with pytest.raises(ValueError, match=r"device must be 'cuda', 'cuda:N' or None, got"):
+        accelerate(original, device=device, strict=False)
+
+
+def test_a_device_of_too_high_a_number(original: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    pytest.importorskip("triton")
+    for name, value in {"is_available": True, "current_device": 0, "device_count": 1}.items():
+        monkeypatch.setattr(torch.cuda, name, lambda value=value: value)
+    with pytest.raises(ValueError, match="device must be one of 1 here, got 'cuda:1'"):
+        accelerate(original, device="cuda:1")
+    assert type(accelerate(original, device="cuda:0"))._maxcrops_device == "cuda:0"
+
+
+def test_images_on_a_device() -> None:
+    import torch
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    settings = {"do_convert_rgb": True, "input_data_format": None}
+    with FakeTensorMode():
+        image, four = (torch.empty((n, 50, 60), dtype=torch.uint8, device="cuda:1") for n in (3, 4))
+        for place in ("cuda", "cuda:1"):
+            assert transformers._given(image, settings, place).shape == (50, 60, 3)
+            with pytest.raises(UnsupportedError, match=r"four channels on cuda:1 .*image\.cpu\(\)"):
+                transformers._given(four, settings, place)
+        for other, fix in (("cuda:11", "give one on cuda:11"), ("cuda:0", "on cuda:0"), (None, "the CPU's memory")):
+            with pytest.raises(UnsupportedError, match=rf"an image on cuda:1 cannot be accelerated; .*{fix}"):
+                transformers._given(image, settings, other)
+
+
 # -- the image processor of Molmo's checkpoints --------------------------------------------------------------------
 
 
@@ -668,6 +740,14 @@ def test_molmo_not_strict() -> None:
     here = accelerate(original, strict=False).preprocess(image, *IDS, 2)
     assert MolmoImageProcessor.calls == before + 1
     assert_same_arrays(here, original.preprocess(image, *IDS, 2))
+
+
+def test_molmo_stays_on_the_cpu() -> None:
+    """Its processor concatenates NumPy arrays."""
+    with pytest.raises(
+        UnsupportedError, match=r"a processor of NumPy arrays with device='cuda' cannot .* leave device"
+    ):
+        accelerate(MolmoImageProcessor(), device="cuda")
 
 
 def test_molmo_refuses_another_of_its_name() -> None:

@@ -10,7 +10,9 @@ from __future__ import annotations
 import copy
 import inspect
 import logging
+import re
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any, ClassVar, NoReturn, TypeVar, cast
 
@@ -22,6 +24,8 @@ from maxcrops.exceptions import UnsupportedError
 from maxcrops.specs import Spec, get_spec
 
 if TYPE_CHECKING:
+    import torch
+
     from maxcrops.preprocess import Preprocessor
 
 __all__ = ["accelerate", "spec_of"]
@@ -31,7 +35,13 @@ _logger = logging.getLogger(__name__)
 Processor = TypeVar("Processor")
 
 
-def accelerate(processor: Processor, *, num_threads: int | None = None, strict: bool = True) -> Processor:
+def accelerate(
+    processor: Processor,
+    *,
+    num_threads: int | None = None,
+    strict: bool = True,
+    device: str | torch.device | None = None,
+) -> Processor:
     """A copy of a processor that gives the same results, its image work done here.
 
     Known are transformers' ``Molmo2ImageProcessor`` and the ``MolmoImageProcessor`` that Molmo's checkpoints bring
@@ -47,6 +57,10 @@ def accelerate(processor: Processor, *, num_threads: int | None = None, strict: 
         num_threads: as for :class:`maxcrops.preprocess.Preprocessor`.
         strict: whether what cannot be done here is refused, when this is called or when the result is. If not, that
             processor or that call is left to the original, and a warning is logged once for each reason.
+        device: "cuda" or "cuda:N" has the crops cut there by Triton's kernels, of Molmo2 alone: images may be tensors
+            there, and all of the image processor's results are, as the original's are where it is called with
+            ``device=``. A processor waits for them, as it reads ``image_grids`` to write the image tokens. None: the
+            CPU.
 
     Returns:
         A processor of the same class, whose image processor is of a subclass of the original's. It can be pickled,
@@ -54,18 +68,21 @@ def accelerate(processor: Processor, *, num_threads: int | None = None, strict: 
         that is left to the original is returned as it is.
 
     Raises:
-        UnsupportedError: an unknown class, a subclass that changes the image work, or a setting that the pixel path
-            does not know; the message names it and the fix.
-        TypeError, ValueError: num_threads is wrong.
+        UnsupportedError: an unknown class, a subclass that changes the image work, a setting that the pixel path does
+            not know, or a device where torch sees no CUDA or Triton is missing; the message names it and the fix.
+        TypeError, ValueError: num_threads or device is wrong.
     """
     image_processor = getattr(processor, "image_processor", processor)
+    place = None if device is None else _cuda_name(device)
     try:
         kind = _kind(type(image_processor))
+        if place is not None:
+            _require_device(kind, place)
         _require_untouched(
             type(image_processor).__name__, [name for name in kind._replaces if name in vars(image_processor)]
         )
-        accelerated = _accelerated(image_processor, num_threads, strict)
-        _preprocessor(spec_of(accelerated), num_threads)
+        accelerated = _accelerated(image_processor, num_threads, strict, place)
+        _preprocessor(spec_of(accelerated), num_threads, place)
     except UnsupportedError as error:
         if strict:
             raise
@@ -96,6 +113,9 @@ class _Accelerated:
 
     _maxcrops_num_threads: ClassVar[int | None]
     _maxcrops_strict: ClassVar[bool]
+    _maxcrops_device: ClassVar[str | None] = None
+    _takes_device: ClassVar[bool] = False
+    """Whether the original's results may be on one."""
     _replaces: ClassVar[tuple[str, ...]]
     """Methods of the original that do not run any more."""
 
@@ -109,7 +129,7 @@ class _Accelerated:
         raise NotImplementedError
 
     def _maxcrops_preprocessor(self, knobs: dict[str, Any]) -> Preprocessor:
-        return _preprocessor(spec_of(self, **knobs), self._maxcrops_num_threads)
+        return _preprocessor(spec_of(self, **knobs), self._maxcrops_num_threads, self._maxcrops_device)
 
     def _maxcrops_leave(self, error: UnsupportedError) -> None:
         """Logs the reason for leaving a call to the original, or raises it."""
@@ -119,10 +139,11 @@ class _Accelerated:
 
     def __reduce__(self) -> tuple[Any, ...]:
         original = _instance(_original_class(type(self)), vars(self))
-        return _accelerated, (original, self._maxcrops_num_threads, self._maxcrops_strict)
+        return _accelerated, (original, self._maxcrops_num_threads, self._maxcrops_strict, self._maxcrops_device)
 
 
 class _AcceleratedMolmo2(_Accelerated):
+    _takes_device = True
     _replaces = (
         "_preprocess_image_like_inputs",
         "_prepare_image_like_inputs",
@@ -156,8 +177,11 @@ class _AcceleratedMolmo2(_Accelerated):
         resample = setting("resample")  # Pillow's, torchvision's or None, which means the same
         if getattr(resample, "value", resample) not in (None, Image.Resampling.BILINEAR, "bilinear"):
             _refuse(f"resample={resample!r}", "pass PIL.Image.Resampling.BILINEAR")
-        if setting("device") is not None and str(setting("device")).partition(":")[0] != "cpu":
-            _refuse(f"device={setting('device')!r}", "pass device=None and move the results")
+        place = getattr(type(image_processor), "_maxcrops_device", None)
+        asked = setting("device")
+        if asked is not None and str(asked) != place and (place or str(asked).partition(":")[0] != "cpu"):
+            fix = f"pass device={place!r}" if place else "pass device=None and move the results"
+            _refuse(f"device={asked!r}", f"{fix}, or accelerate with the device")
         size = image_processor._standardize_kwargs(size=setting("size"), default_to_square=True)["size"]
         if size.height is None or size.height != size.width:
             _refuse(f"size={dict(size)}", "give a height and a width that are equal")
@@ -179,23 +203,28 @@ class _AcceleratedMolmo2(_Accelerated):
         original = cast(Any, super())
         try:
             preprocessor = self._maxcrops_preprocessor(kwargs)
-            given = [_given(image, kwargs) for image in original._prepare_images_structure(images)]
+            place = self._maxcrops_device
+            given = [_given(image, kwargs, place) for image in original._prepare_images_structure(images)]
             if not given:
                 _refuse("an empty list of images", "give at least one")
+            if place and kwargs.get("return_tensors") not in (None, "pt"):
+                _refuse(f"return_tensors={kwargs['return_tensors']!r} with device={place!r}", "pass 'pt'")
         except UnsupportedError as error:
             self._maxcrops_leave(error)
             return original._preprocess_image_like_inputs(images, **kwargs)
-        batch = preprocessor(given, return_tensors="pt", input_data_format="channels_last")
+        with _current(place):
+            batch = preprocessor(given, return_tensors="pt", input_data_format="channels_last")
         return BatchFeature(dict(batch), tensor_type=kwargs.get("return_tensors"))
 
 
-def _given(image: Any, settings: dict[str, Any]) -> Any:
+def _given(image: Any, settings: dict[str, Any], place: str | None) -> Any:
     """An image as the Preprocessor reads it like the original: PIL, or uint8 [height, width] or [..., channels].
 
     A view of what was given. Where the channels are is settled here: the original guesses otherwise than we do.
 
     Raises:
-        UnsupportedError: values that are not uint8, memory of a device, or other channels than RGB left as they are.
+        UnsupportedError: values that are not uint8, memory of another device, or other channels than RGB left as they
+            are.
     """
     from transformers.image_utils import infer_channel_dimension_format
 
@@ -207,11 +236,15 @@ def _given(image: Any, settings: dict[str, Any]) -> Any:
     dtype = str(image.dtype).removeprefix("torch.")
     if dtype != "uint8":
         _refuse(f"an image of {dtype}", "give uint8")
-    if not isinstance(image, np.ndarray) and image.device.type != "cpu":
-        _refuse(f"an image on {image.device}", "give one in the CPU's memory")
-    array = np.asarray(image)
+    on_device = not isinstance(image, np.ndarray) and image.device.type != "cpu"
+    if on_device and (place is None or not f"{image.device}:".startswith(f"{place}:")):
+        _refuse(f"an image on {image.device}", f"give one on {place}" if place else "give one in the CPU's memory")
+    # A tensor stays one where it may be in pinned memory.
+    array = image if place else np.asarray(image)
     if array.ndim == 3 and (layout or infer_channel_dimension_format(image, num_channels=(1, 3, 4))) != "channels_last":
-        array = array.transpose(1, 2, 0)
+        array = array.transpose(1, 2, 0) if isinstance(array, np.ndarray) else array.permute(1, 2, 0)
+    if on_device and array.ndim == 3 and array.shape[2] == 4:
+        _refuse(f"an image of four channels on {image.device}", "give its first three, or image.cpu()")
     if not convert and (array.ndim != 3 or array.shape[2] != 3):
         _refuse("an image of other than three channels with do_convert_rgb=False", "pass do_convert_rgb=True")
     return array
@@ -350,7 +383,7 @@ def _original_class(cls: type[_Accelerated]) -> type:
 
 
 @cache
-def _accelerated_class(original: type, num_threads: int | None, strict: bool) -> type:
+def _accelerated_class(original: type, num_threads: int | None, strict: bool, place: str | None) -> type:
     """A subclass that looks like the original to whoever writes down its name."""
     namespace = {
         "__module__": original.__module__,
@@ -358,6 +391,7 @@ def _accelerated_class(original: type, num_threads: int | None, strict: bool) ->
         "__doc__": original.__doc__,
         "_maxcrops_num_threads": num_threads,
         "_maxcrops_strict": strict,
+        "_maxcrops_device": place,
     }
     return type(original.__name__, (_kind(original), original), namespace)
 
@@ -368,11 +402,11 @@ def _instance(cls: type, attributes: dict[str, Any]) -> Any:
     return instance
 
 
-def _accelerated(image_processor: Any, num_threads: int | None, strict: bool) -> Any:
+def _accelerated(image_processor: Any, num_threads: int | None, strict: bool, place: str | None) -> Any:
     """An accelerated copy of an image processor, whatever its settings are."""
     cls = type(image_processor)
     original = _original_class(cls) if issubclass(cls, _Accelerated) else cls
-    return _instance(_accelerated_class(original, num_threads, strict), copy.deepcopy(vars(image_processor)))
+    return _instance(_accelerated_class(original, num_threads, strict, place), copy.deepcopy(vars(image_processor)))
 
 
 @lru_cache(maxsize=256)
@@ -384,10 +418,43 @@ def _changed(key: str, **changes: Any) -> Spec:
 
 
 @lru_cache(maxsize=32)
-def _preprocessor(spec: Spec, num_threads: int | None) -> Preprocessor:
+def _preprocessor(spec: Spec, num_threads: int | None, place: str | None) -> Preprocessor:
     from maxcrops.preprocess import Preprocessor
 
-    return Preprocessor(spec, backend="cpu", num_threads=num_threads)
+    return Preprocessor(spec, backend="triton" if place else "cpu", num_threads=num_threads)
+
+
+def _cuda_name(device: str | torch.device) -> str:
+    name = str(device)
+    if not re.fullmatch(r"cuda(:\d+)?", name):
+        raise ValueError(f"[accelerate] device must be 'cuda', 'cuda:N' or None, got {name!r}")
+    return name
+
+
+def _require_device(kind: type[_Accelerated], place: str) -> None:
+    from maxcrops.preprocess import _device
+
+    if not kind._takes_device:
+        _refuse(f"a processor of NumPy arrays with device={place!r}", "leave device out")
+    try:
+        found = _device.device_of([], None)
+    except UnsupportedError as error:
+        reason = str(error).partition("] ")[2]
+        raise UnsupportedError(f"[accelerate] device must be None here, got {place!r}: {reason}") from error
+    import torch
+
+    index = torch.device(place).index
+    if found.type == "cuda" and index is not None and index >= torch.cuda.device_count():
+        raise ValueError(f"[accelerate] device must be one of {torch.cuda.device_count()} here, got {place!r}")
+
+
+def _current(place: str | None) -> AbstractContextManager[Any]:
+    """Makes a device the one to which images from the CPU go."""
+    if place is None:
+        return nullcontext()
+    import torch
+
+    return torch.cuda.device(place) if torch.cuda.is_available() else nullcontext()  # there is none when interpreted
 
 
 def _per_channel(value: Any) -> tuple[float, ...]:
