@@ -158,6 +158,7 @@ def test_it_runs_in_the_order_of_the_current_stream(model: str) -> None:
 
 
 @model
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode:UserWarning")  # is a prototype
 @pytest.mark.parametrize("source", ["device", "pinned", "mixed"])
 def test_the_host_waits_for_nothing(model: str, source: str, no_synchronisation: Any) -> None:
     images = [noise(size) for size in RAGGED]
@@ -196,3 +197,20 @@ def test_a_second_batch_takes_no_new_memory(model: str) -> None:
     for _ in range(3):
         preprocess(images, out=out)
     assert torch.cuda.memory_reserved() == before
+
+
+def test_an_accelerated_processor() -> None:
+    pytest.importorskip("transformers.models.molmo2")
+    from oracles.torchvision_ops import declare_missing
+
+    declare_missing()
+    from transformers.models.molmo2.image_processing_molmo2 import Molmo2ImageProcessor
+
+    from maxcrops.integrations.transformers import accelerate
+
+    original = Molmo2ImageProcessor(max_crops=4)
+    images = [noise(size) for size in RAGGED]
+    expected = accelerate(original)(images, return_tensors="pt")
+    accelerated = accelerate(original, device="cuda")
+    for given in (images, [images[0].cuda(), *images[1:]]):
+        assert_agrees("molmo2", Batch(accelerated(given, return_tensors="pt")), Batch(expected))
