@@ -29,8 +29,7 @@ DTYPES = ("fp32", "bf16", "fp16")
 def run(command: list[str], **variables: str) -> str:
     """What a process of its own prints. Triton decides as it is imported whether it compiles or interprets."""
     inherited = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    path = os.pathsep.join([str(TESTS.parent), *filter(None, [inherited.get("PYTHONPATH")])])
-    environment = {**inherited, "PYTHONPATH": path, **variables}
+    environment = {**inherited, **variables}
     done = subprocess.run(
         [sys.executable, *command], cwd=TESTS, env=environment, capture_output=True, text=True, check=False, timeout=600
     )
