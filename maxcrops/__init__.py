@@ -22,6 +22,7 @@ from maxcrops.exceptions import (
     DryRunError,
     ImageReadError,
     MaxCropsError,
+    UnboundedError,
     UnknownSpecError,
     UnsupportedError,
 )
@@ -51,6 +52,7 @@ __all__ = [
     "Plan",
     "Preprocessor",
     "Spec",
+    "UnboundedError",
     "UnknownSpecError",
     "UnsupportedError",
     "View",

@@ -36,12 +36,49 @@ class GridPolicy(enum.Enum):
 
     CEIL_GRID = 4
 
+    LOG_RATIO = 5
+
+    COVERING_AREA = 6
+
+    LARGEST_CANVAS = 7
+
+    PAN_AND_SCAN = 8
+
+    WINDOW_SNAP = 9
+
+class SplitGate(enum.Enum):
+    ALWAYS = 0
+
+    ABOVE_CROP = 1
+
+    ABOVE_AREA = 2
+
+    ABOVE_GRID = 3
+
+class Sizing(enum.Enum):
+    SQUARE = 0
+
+    FEATURES = 1
+
+    AREA = 2
+
+    EDGES = 3
+
+class Unpad(enum.Enum):
+    NEVER = 0
+
+    BY_RATIO = 1
+
+    BY_PATCHES = 2
+
 class GlobalCrop(enum.Enum):
     NEVER = 0
 
     WHEN_SPLIT = 1
 
-    ALWAYS = 2
+    WHEN_UNSPLIT = 2
+
+    ALWAYS = 3
 
 class Fit(enum.Enum):
     STRETCH = 0
@@ -49,6 +86,12 @@ class Fit(enum.Enum):
     LETTERBOX_TRUNC = 1
 
     LETTERBOX_CEIL = 2
+
+    LETTERBOX_ROUND = 3
+
+    TOP_LEFT = 4
+
+    TOP_LEFT_NO_UPSCALE = 5
 
 class TokenShape(enum.Enum):
     TILED = 0
@@ -63,6 +106,8 @@ class Count(enum.Enum):
     VIT_PATCHES = 2
 
     CROPS = 3
+
+    CROSS_ATTENTION_KEYS = 4
 
 class GridRule:
     def __init__(self) -> None: ...
@@ -90,6 +135,66 @@ class GridRule:
 
     @clamp_reduced_sides.setter
     def clamp_reduced_sides(self, arg: bool, /) -> None: ...
+
+    @property
+    def max_grid_side(self) -> int: ...
+
+    @max_grid_side.setter
+    def max_grid_side(self, arg: int, /) -> None: ...
+
+    @property
+    def split(self) -> SplitGate: ...
+
+    @split.setter
+    def split(self, arg: SplitGate, /) -> None: ...
+
+    @property
+    def split_tolerance(self) -> float: ...
+
+    @split_tolerance.setter
+    def split_tolerance(self, arg: float, /) -> None: ...
+
+    @property
+    def compensated_sum(self) -> bool: ...
+
+    @compensated_sum.setter
+    def compensated_sum(self, arg: bool, /) -> None: ...
+
+    @property
+    def largest_upscaling(self) -> bool: ...
+
+    @largest_upscaling.setter
+    def largest_upscaling(self, arg: bool, /) -> None: ...
+
+    @property
+    def covering_threshold(self) -> float: ...
+
+    @covering_threshold.setter
+    def covering_threshold(self, arg: float, /) -> None: ...
+
+    @property
+    def transposed(self) -> bool: ...
+
+    @transposed.setter
+    def transposed(self, arg: bool, /) -> None: ...
+
+    @property
+    def min_slice_size(self) -> int: ...
+
+    @min_slice_size.setter
+    def min_slice_size(self, arg: int, /) -> None: ...
+
+    @property
+    def min_ratio(self) -> float: ...
+
+    @min_ratio.setter
+    def min_ratio(self, arg: float, /) -> None: ...
+
+    @property
+    def max_image_size(self) -> int: ...
+
+    @max_image_size.setter
+    def max_image_size(self, arg: int, /) -> None: ...
 
     @property
     def longest_edge(self) -> int: ...
@@ -131,10 +236,28 @@ class CropRule:
     def crop_size(self, arg: int, /) -> None: ...
 
     @property
+    def global_crop_size(self) -> int: ...
+
+    @global_crop_size.setter
+    def global_crop_size(self, arg: int, /) -> None: ...
+
+    @property
     def patch_size(self) -> int: ...
 
     @patch_size.setter
     def patch_size(self, arg: int, /) -> None: ...
+
+    @property
+    def global_pooling_rows(self) -> int: ...
+
+    @global_pooling_rows.setter
+    def global_pooling_rows(self, arg: int, /) -> None: ...
+
+    @property
+    def global_pooling_cols(self) -> int: ...
+
+    @global_pooling_cols.setter
+    def global_pooling_cols(self, arg: int, /) -> None: ...
 
     @property
     def pooling_rows(self) -> int: ...
@@ -183,6 +306,48 @@ class CropRule:
 
     @global_fit.setter
     def global_fit(self, arg: Fit, /) -> None: ...
+
+    @property
+    def sizing(self) -> Sizing: ...
+
+    @sizing.setter
+    def sizing(self, arg: Sizing, /) -> None: ...
+
+    @property
+    def global_sizing(self) -> Sizing: ...
+
+    @global_sizing.setter
+    def global_sizing(self, arg: Sizing, /) -> None: ...
+
+    @property
+    def min_features(self) -> int: ...
+
+    @min_features.setter
+    def min_features(self, arg: int, /) -> None: ...
+
+    @property
+    def max_features(self) -> int: ...
+
+    @max_features.setter
+    def max_features(self, arg: int, /) -> None: ...
+
+    @property
+    def shortest_edge(self) -> int: ...
+
+    @shortest_edge.setter
+    def shortest_edge(self, arg: int, /) -> None: ...
+
+    @property
+    def longest_crop_edge(self) -> int: ...
+
+    @longest_crop_edge.setter
+    def longest_crop_edge(self, arg: int, /) -> None: ...
+
+    @property
+    def fills_batch(self) -> bool: ...
+
+    @fills_batch.setter
+    def fills_batch(self, arg: bool, /) -> None: ...
 
 class TokenRule:
     def __init__(self) -> None: ...
@@ -242,6 +407,30 @@ class TokenRule:
     def split_extra(self, arg: int, /) -> None: ...
 
     @property
+    def counts_features(self) -> bool: ...
+
+    @counts_features.setter
+    def counts_features(self, arg: bool, /) -> None: ...
+
+    @property
+    def counts_global_features(self) -> bool: ...
+
+    @counts_global_features.setter
+    def counts_global_features(self, arg: bool, /) -> None: ...
+
+    @property
+    def cross_attention_keys(self) -> int: ...
+
+    @cross_attention_keys.setter
+    def cross_attention_keys(self, arg: int, /) -> None: ...
+
+    @property
+    def max_map_crops(self) -> int: ...
+
+    @max_map_crops.setter
+    def max_map_crops(self, arg: int, /) -> None: ...
+
+    @property
     def col_tokens(self) -> int: ...
 
     @col_tokens.setter
@@ -266,10 +455,10 @@ class TokenRule:
     def pool_across_crops(self, arg: bool, /) -> None: ...
 
     @property
-    def unpad(self) -> bool: ...
+    def unpad(self) -> Unpad: ...
 
     @unpad.setter
-    def unpad(self, arg: bool, /) -> None: ...
+    def unpad(self, arg: Unpad, /) -> None: ...
 
 class Spec:
     """
@@ -281,7 +470,7 @@ class Spec:
     @property
     def default_max_crops(self) -> int: ...
 
-    def longest_edge_at(self, max_crops: int) -> int: ...
+    def edge_at(self, max_crops: int) -> int: ...
 
     def resolutions_at(self, max_crops: int) -> list[tuple[int, int]]: ...
 
@@ -292,6 +481,12 @@ class View:
     """
     One resize of the image onto a canvas from which crops are cut. Sizes in pixels.
     """
+
+    @property
+    def source(self) -> tuple[int, int, int, int]:
+        """
+        (top, left, height, width) of the part of the image that is resized; all of it in most models.
+        """
 
     @property
     def is_global(self) -> bool:
@@ -369,6 +564,12 @@ class Layout:
         """Patches that the vision encoder computes."""
 
     @property
+    def cross_attention_keys(self) -> int:
+        """
+        Keys that the image gives the language model's cross-attention layers; 0 without such layers.
+        """
+
+    @property
     def scale(self) -> float:
         """
         Linear scale of the image's detail, the smaller of both axes; below 1, detail is lost.
@@ -398,9 +599,16 @@ def grid_batch(spec: Spec, sizes: Annotated[NDArray[numpy.int64], dict(shape=(No
 
 def scale_batch(spec: Spec, sizes: Annotated[NDArray[numpy.int64], dict(shape=(None, 2), order='C', device='cpu', writable=False)], out: Annotated[NDArray[numpy.float64], dict(shape=(None,), order='C', device='cpu')], max_crops: int | None, num_threads: int) -> None: ...
 
+class SizeLimit:
+    def __init__(self, max_side: int, max_ratio: float, num_threads: int) -> None: ...
+
+def is_bounded(spec: Spec, count: Count) -> bool: ...
+
 def worst_case(spec: Spec, max_crops: int | None, count: Count) -> tuple[int, Layout]: ...
 
-def largest_max_crops(spec: Spec, count: Count, max_count: int) -> int | None: ...
+def worst_cases(spec: Spec, max_crops: int | None, counts: Sequence[Count], limit: SizeLimit) -> list[tuple[int, Layout]]: ...
+
+def largest_max_crops(spec: Spec, count: Count, max_count: int, limit: SizeLimit | None) -> int | None: ...
 
 class Resize(enum.Enum):
     BILINEAR_ROUNDED = 0

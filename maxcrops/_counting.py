@@ -12,9 +12,10 @@ if TYPE_CHECKING:  # NumPy is imported where arrays are made: what needs none st
     import numpy as np
     import numpy.typing as npt
 
-CountName: TypeAlias = Literal["sequence_tokens", "connector_outputs", "vit_patches", "crops"]
+CountName: TypeAlias = Literal["sequence_tokens", "connector_outputs", "vit_patches", "crops", "cross_attention_keys"]
 """What is counted. Positions in the language model's sequence, features that the adapter computes, patches that the
-vision encoder computes, and the crops that it sees are never mixed."""
+vision encoder computes, the crops that it sees, and the keys that cross-attention layers read instead of tokens are
+never mixed."""
 
 
 def count_tokens(

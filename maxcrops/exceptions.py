@@ -4,6 +4,7 @@
     +-- UnknownSpecError (KeyError)        no model of that name, or no known model in that folder
     +-- ConfigError (ValueError)           a model folder whose files contradict themselves or the family
     +-- BudgetTooSmallError (ValueError)   not even the smallest max_crops fits
+    +-- UnboundedError (ValueError)        a cost that grows with the image: it has a worst case only within a limit
     +-- ImageReadError (OSError)           a file that is missing, broken, or gives no size
     +-- UnsupportedError (ValueError)      a model, processor or setting that is known and cannot be handled
     +-- DryRunError (RuntimeError)         a dry run that crashed, ran out of memory or of time
@@ -31,6 +32,10 @@ class ConfigError(MaxCropsError, ValueError):
 
 class BudgetTooSmallError(MaxCropsError, ValueError):
     """Not even the smallest max_crops stays within the budget."""
+
+
+class UnboundedError(MaxCropsError, ValueError):
+    """A cost that grows with the image's size or ratio has no worst case; the message says why and what limits it."""
 
 
 class ImageReadError(MaxCropsError, OSError):

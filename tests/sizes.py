@@ -5,9 +5,12 @@ from __future__ import annotations
 from fractions import Fraction
 from functools import cache
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+
+import maxcrops as mc
 
 Sizes = npt.NDArray[np.int64]
 
@@ -74,3 +77,8 @@ def mixed_sizes(tile: int, margin: int, count: int, seed: int) -> Sizes:
     """All edge sizes, then random ones up to `count`."""
     edges = edge_sizes(tile, margin)
     return np.concatenate([edges, random_sizes(max(count - len(edges), 0), seed)])
+
+
+def within(spec: mc.Spec) -> dict[str, Any]:
+    """Arguments that a bound of the spec needs: a limit on sizes where it has none without."""
+    return {} if spec.unbounded is None else {"max_side": 300}

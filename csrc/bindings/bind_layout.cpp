@@ -34,6 +34,9 @@ nb::list to_list(const std::vector<T>& items) {
 
 void bind_layout(nb::module_& m) {
     nb::class_<View>(m, "View", "One resize of the image onto a canvas from which crops are cut. Sizes in pixels.")
+        .def_prop_ro("source", [](const View& v) { return to_tuple(v.source); },
+                     nb::sig("def source(self) -> tuple[int, int, int, int]"),
+                     "(top, left, height, width) of the part of the image that is resized; all of it in most models.")
         .def_ro("is_global", &View::is_global, "Whether this is the low-resolution view of the whole image.")
         .def_ro("from_local_canvas", &View::from_local_canvas,
                 "Whether the source is the local view's canvas instead of the image.")
@@ -69,6 +72,8 @@ void bind_layout(nb::module_& m) {
         .def_ro("sequence_tokens", &Layout::sequence_tokens, "Positions in the language model's sequence.")
         .def_ro("connector_outputs", &Layout::connector_outputs, "Features that the adapter computes.")
         .def_ro("vit_patches", &Layout::vit_patches, "Patches that the vision encoder computes.")
+        .def_ro("cross_attention_keys", &Layout::cross_attention_keys,
+                "Keys that the image gives the language model's cross-attention layers; 0 without such layers.")
         .def_prop_ro("scale", &Layout::scale,
                      "Linear scale of the image's detail, the smaller of both axes; below 1, detail is lost.")
         .def_prop_ro("margins",

@@ -1,16 +1,13 @@
 #include "batch.h"
 
 #include <algorithm>
-#include <exception>
 #include <stdexcept>
 #include <string>
-#include <system_error>
-#include <thread>
-#include <vector>
 
 #include "batch_kernels.h"
 #include "grid_policies.h"
 #include "layout.h"
+#include "parallel.h"
 
 namespace maxcrops {
 namespace {
@@ -23,29 +20,7 @@ template <typename Work>
 void for_ranges(int64_t n, int num_threads, const Work& work) {
     const int64_t useful = std::max<int64_t>(1, n / kRowsPerThread);
     const int64_t parts = std::min<int64_t>(std::max(num_threads, 1), useful);
-    if (parts == 1) return work(int64_t{0}, n);
-    std::vector<std::exception_ptr> errors(static_cast<size_t>(parts));
-    const auto run = [&](int64_t part) {
-        try {
-            work(n * part / parts, n * (part + 1) / parts);
-        } catch (...) {
-            errors[static_cast<size_t>(part)] = std::current_exception();
-        }
-    };
-    std::vector<std::thread> threads;
-    threads.reserve(static_cast<size_t>(parts));
-    for (int64_t part = 1; part < parts; ++part) {
-        try {
-            threads.emplace_back(run, part);
-        } catch (const std::system_error&) {
-            run(part);  // no thread to be had
-        }
-    }
-    run(0);
-    for (std::thread& thread : threads) thread.join();
-    for (const std::exception_ptr& error : errors) {
-        if (error) std::rethrow_exception(error);
-    }
+    for_parts(parts, [&](int64_t part) { work(n * part / parts, n * (part + 1) / parts); });
 }
 
 void require_sizes(const int64_t* sizes, int64_t begin, int64_t count) {
@@ -99,8 +74,8 @@ const BatchKernels& batch_kernels(Isa isa) {
 
 void count_batch(const Spec& spec, const Knob& knob, Count what, const int64_t* sizes, int64_t n, int num_threads,
                  int64_t* out, Isa isa) {
-    const CountFormula formula = count_formula(spec, what);
-    if (spec.grid.policy == GridPolicy::kScaleFit && !spec.tokens.unpad) {
+    const CountFormula formula = count_formula(spec, knob, what);
+    if (spec.grid.policy == GridPolicy::kScaleFit && follows_grid(spec, formula)) {
         const BatchKernels& kernels = batch_kernels(isa);
         for_each_scale_fit_block(spec, knob, kernels, sizes, n, num_threads,
                                  [&](const double* rows, const double* cols, int64_t begin, int64_t count) {
@@ -109,8 +84,7 @@ void count_batch(const Spec& spec, const Knob& knob, Count what, const int64_t* 
         return;
     }
     for_each_image(sizes, n, num_threads, [&](Size image, int64_t i) {
-        const Cut cut = cut_image(spec, knob, image);
-        out[i] = count_of(spec, formula, cut.grid, cut.canvas, image);
+        out[i] = count_of(spec, formula, cut_image(spec, knob, image), image);
     });
 }
 

@@ -1,43 +1,83 @@
 #include "bounds.h"
 
 #include <algorithm>
+#include <cmath>
 #include <numeric>
+#include <stdexcept>
+#include <tuple>
+#include <utility>
+#include <vector>
 
 #include "count_arithmetic.h"
 #include "grid_policies.h"
+#include "parallel.h"
 
 namespace maxcrops {
 namespace {
 
-Size scale_fit_witness(const Spec& spec, Grid grid) {
-    const CropRule& crop = spec.crop;
+Size whole_crops(const CropRule& crop, Grid grid) {
     return {grid.rows * crop.window_size() + crop.margin_size(), grid.cols * crop.window_size() + crop.margin_size()};
 }
 
-Size closest_ratio_witness(const Spec& spec, Grid grid) {
+Size closest_ratio_witness(const Spec& spec, const Knob& knob, Grid grid) {
+    if (spec.grid.split == SplitGate::kAboveGrid) return whole_crops(spec.crop, grid);
     const int64_t k = std::gcd(grid.rows, grid.cols);
     const int64_t diagonal = spec.crop.crop_size * k;
-    const int64_t side = floor_sqrt(diagonal * diagonal / 2) + 1;
-    return {grid.rows / k * side, grid.cols / k * side};
+    int64_t side = floor_sqrt(diagonal * diagonal / 2) + 1;
+    const auto image = [&] { return Size{grid.rows / k * side, grid.cols / k * side}; };
+    while (closest_ratio(spec, knob.max_crops, image()).count() == 0) side += side / 2 + 1;  // to beyond the split gate
+    return image();
 }
 
-// Among grids that cannot grow in either direction: the most rows for each number of columns. See Note [Bounds].
-Grid worst_grid(const Spec& spec, int64_t max_crops, const CountFormula& formula) {
-    const int64_t min_crops = spec.grid.policy == GridPolicy::kClosestRatio ? spec.grid.min_crops : 1;
-    Grid worst{1, 1};
-    double most = -1;
-    for (int64_t rows = 1; rows <= max_crops; ++rows) {
-        const int64_t cols = max_crops / rows;
-        rows = max_crops / cols;
-        const Grid grid{rows, cols};
-        if (grid.count() < min_crops) continue;
-        const double count = count_one(formula, static_cast<double>(grid.rows), static_cast<double>(grid.cols));
-        if (count > most) {
-            most = count;
-            worst = grid;
+// Around (rows * s, cols * s), where whole pixels leave it open whether the crops keep just more than the threshold.
+Size covering_area_witness(const Spec& spec, const Knob& knob, Grid grid) {
+    Grid found = grid;
+    if (spec.grid.transposed) std::swap(found.rows, found.cols);
+    const double side = static_cast<double>(spec.crop.crop_size) / std::sqrt(std::max(spec.grid.covering_threshold, 1.0 / 256.0));
+    const auto most = [&](int64_t crops) { return static_cast<int64_t>(static_cast<double>(crops) * side) + 1; };
+    const Size largest{most(found.rows), most(found.cols)};
+    const int64_t longer = std::max(found.rows, found.cols);
+    for (int64_t less = 0; less <= longer + 1; ++less) {
+        for (const int64_t uneven : {0, 1, -1}) {
+            const Size image{std::max<int64_t>(1, largest.height - less * found.rows / longer),
+                             std::max<int64_t>(1, largest.width - less * found.cols / longer - uneven)};
+            if (covering_area(spec, knob, image) == grid) return image;
         }
     }
-    return worst;
+    return largest;
+}
+
+Size pan_and_scan_witness(const Spec& spec, Grid grid) {
+    const double slice = static_cast<double>(spec.grid.min_slice_size);
+    const double ratio = std::max(static_cast<double>(grid.count()), spec.grid.min_ratio);
+    const Size landscape{spec.grid.min_slice_size, static_cast<int64_t>(std::ceil(slice * ratio))};
+    return grid.rows == 1 ? landscape : Size{landscape.width, landscape.height};
+}
+
+// An image that makes the policy choose the grid, by Note [Bounds].
+Size witness_of(const Spec& spec, const Knob& knob, Grid grid) {
+    switch (spec.grid.policy) {
+        case GridPolicy::kClosestRatio: return closest_ratio_witness(spec, knob, grid);
+        case GridPolicy::kCoveringArea: return covering_area_witness(spec, knob, grid);
+        case GridPolicy::kPanAndScan: return pan_and_scan_witness(spec, grid);
+        default: return whole_crops(spec.crop, grid);
+    }
+}
+
+// Grids that cannot grow in either direction: the most rows for each number of columns.
+std::vector<Grid> grids_without_room(const Spec& spec, int64_t max_crops) {
+    if (spec.grid.policy == GridPolicy::kPanAndScan) return {{1, max_crops}, {max_crops, 1}};
+    // Above_grid lets every image choose its own grid first.
+    const bool by_ratio = spec.grid.policy == GridPolicy::kClosestRatio && spec.grid.split != SplitGate::kAboveGrid;
+    const int64_t longest = by_ratio && spec.grid.max_grid_side > 0 ? spec.grid.max_grid_side : max_crops;
+    std::vector<Grid> grids;
+    for (int64_t rows = 1; rows <= std::min(max_crops, longest); ++rows) {
+        const int64_t cols = std::min(max_crops / rows, longest);
+        rows = std::min(max_crops / cols, longest);
+        if (!by_ratio || rows * cols >= spec.grid.min_crops) grids.push_back({rows, cols});
+    }
+    if (grids.empty()) grids.push_back({1, 1});
+    return grids;
 }
 
 // Whether the feature map of a resolution has its aspect ratio, so that an image that fills it is not unpadded.
@@ -49,8 +89,13 @@ bool fills_its_map(const CropRule& crop, Size entry) {
 // ratio lies as close to that edge as kMaxSide allows.
 template <typename Offer>
 void offer_fitting(const Spec& spec, Size entry, const Offer& offer) {
-    for (int64_t height = 1; height <= entry.height; ++height) offer({height, entry.width});
-    for (int64_t width = 1; width <= entry.width; ++width) offer({entry.height, width});
+    // A row or a column of the map is a feature's pixels of the canvas: twice each.
+    const int64_t step_rows = std::max<int64_t>(1, spec.crop.patch_size * spec.crop.pooling_rows / 2);
+    const int64_t step_cols = std::max<int64_t>(1, spec.crop.patch_size * spec.crop.pooling_cols / 2);
+    for (int64_t height = entry.height; height > 0; height -= step_rows) offer({height, entry.width});
+    for (int64_t width = entry.width; width > 0; width -= step_cols) offer({entry.height, width});
+    offer({1, entry.width});
+    offer({entry.height, 1});
     for (const Size& other : spec.grid.resolutions) {
         for (int64_t zoom = 1; zoom * std::max(entry.height, entry.width) < kMaxSide / 2; zoom *= 16) {
             for (const int64_t step : {-1, 1}) {
@@ -71,23 +116,44 @@ Worst worst_image(const Spec& spec, const Knob& knob, const CountFormula& formul
     Worst worst;
     const auto offer = [&](Size image) {
         const Cut cut = cut_image(spec, knob, image);
-        const int64_t count = count_of(spec, formula, cut.grid, cut.canvas, image);
+        const int64_t count = count_of(spec, formula, cut, image);
         if (count > worst.count) worst = {count, image};
+        return cut.grid;
+    };
+    // The costliest grid that its witness attains, and the image that is not split.
+    const auto offer_grids = [&] {
+        std::vector<Grid> grids = grids_without_room(spec, knob.max_crops);
+        const auto cost = [&](Grid grid) {
+            return count_one(formula, static_cast<double>(grid.rows), static_cast<double>(grid.cols));
+        };
+        std::stable_sort(grids.begin(), grids.end(), [&](Grid a, Grid b) { return cost(a) > cost(b); });
+        for (const Grid grid : grids) {
+            if (offer(witness_of(spec, knob, grid)) == grid) break;
+        }
+        offer({1, 1});
     };
     switch (spec.grid.policy) {
-        case GridPolicy::kFixed: offer(cut_image(spec, knob, {1, 1}).canvas); break;
-        case GridPolicy::kScaleFit: offer(scale_fit_witness(spec, worst_grid(spec, knob.max_crops, formula))); break;
-        case GridPolicy::kClosestRatio:
-            offer(closest_ratio_witness(spec, worst_grid(spec, knob.max_crops, formula)));
+        case GridPolicy::kFixed: {
+            const int64_t side = std::max(spec.crop.longest_crop_edge, spec.crop.crop_size);
+            offer({side * std::max<int64_t>(1, spec.grid.fixed_grid.rows), side * std::max<int64_t>(1, spec.grid.fixed_grid.cols)});
             break;
+        }
+        case GridPolicy::kScaleFit:
+        case GridPolicy::kClosestRatio:
+        case GridPolicy::kLogRatio:
+        case GridPolicy::kCoveringArea:
+        case GridPolicy::kLargestCanvas:
+        case GridPolicy::kPanAndScan: offer_grids(); break;
+        case GridPolicy::kWindowSnap: break;  // unbounded
         case GridPolicy::kBestResolution:
             for (const Size& entry : kept_resolutions(spec, knob)) {
                 offer(entry);
-                if (spec.tokens.unpad && !fills_its_map(spec.crop, entry)) offer_fitting(spec, entry, offer);
+                const bool is_whole = fills_its_map(spec.crop, entry) && spec.tokens.max_map_crops == 0;
+                if (formula.has_map() && spec.tokens.unpad == Unpad::kByRatio && !is_whole) offer_fitting(spec, entry, offer);
             }
             break;
         case GridPolicy::kCeilGrid: {
-            const int64_t edge = knob.longest_edge;
+            const int64_t edge = knob.edge;
             for (int64_t side = 2; side < edge; side += 2) {
                 offer({side, edge});
                 offer({edge, side});
@@ -101,18 +167,77 @@ Worst worst_image(const Spec& spec, const Knob& knob, const CountFormula& formul
     return worst;
 }
 
+// For each formula the image of the largest count, among images within the limit whose long side is one of
+// first, first + step...
+std::vector<Worst> worst_within(const Spec& spec, const Knob& knob, const std::vector<CountFormula>& formulas,
+                                const SizeLimit& limit, int64_t first, int64_t step) {
+    std::vector<Worst> worst(formulas.size());
+    const auto narrowest = [&](int64_t side) {
+        return limit.max_ratio > 0 ? static_cast<int64_t>(std::ceil(static_cast<double>(side) / limit.max_ratio)) : 1;
+    };
+    for (int64_t longer = first; longer <= limit.max_side; longer += step) {
+        for (int64_t shorter = narrowest(longer); shorter <= longer; ++shorter) {
+            for (const Size image : {Size{longer, shorter}, Size{shorter, longer}}) {
+                const Cut cut = cut_image(spec, knob, image);
+                for (size_t i = 0; i < formulas.size(); ++i) {
+                    const int64_t count = count_of(spec, formulas[i], cut, image);
+                    if (count > worst[i].count) worst[i] = {count, image};
+                }
+            }
+        }
+    }
+    return worst;
+}
+
+// Of equal counts the smaller image, so that the number of threads makes no difference.
+bool is_worse(const Worst& a, const Worst& b) {
+    if (a.count != b.count) return a.count > b.count;
+    const auto order = [](Size s) { return std::make_tuple(std::max(s.height, s.width), std::min(s.height, s.width), s.width); };
+    return order(a.image) < order(b.image);
+}
+
 }  // namespace
 
+std::vector<Bound> worst_cases(const Spec& spec, const Knob& knob, const std::vector<Count>& counts,
+                               const SizeLimit& limit) {
+    std::vector<CountFormula> formulas;
+    for (const Count what : counts) formulas.push_back(count_formula(spec, knob, what));
+    const int64_t parts = std::max(1, limit.num_threads);
+    std::vector<std::vector<Worst>> found(static_cast<size_t>(parts));
+    for_parts(parts, [&](int64_t part) {
+        found[static_cast<size_t>(part)] = worst_within(spec, knob, formulas, limit, 1 + part, parts);
+    });
+    std::vector<Bound> bounds;
+    for (size_t i = 0; i < formulas.size(); ++i) {
+        Worst worst;
+        for (const std::vector<Worst>& of_part : found) {
+            if (is_worse(of_part[i], worst)) worst = of_part[i];
+        }
+        bounds.push_back({worst.count, make_layout(spec, knob, worst.image)});
+    }
+    return bounds;
+}
+
+bool is_bounded(const Spec& spec, Count what) {
+    if (spec.grid.policy == GridPolicy::kWindowSnap) return false;
+    const CountFormula formula = count_formula(spec, {}, what);
+    const auto is_free = [](Unit unit, Sizing sizing) { return unit != Unit::kNone && sizing != Sizing::kEdges; };
+    return !is_free(formula.local_unit, spec.crop.sizing) && !is_free(formula.global_unit, spec.crop.global_sizing);
+}
+
 Bound worst_case(const Spec& spec, const Knob& knob, Count what) {
-    const Worst worst = worst_image(spec, knob, count_formula(spec, what));
+    if (!is_bounded(spec, what)) throw std::invalid_argument("[worst_case] " + spec.name + " needs a limit on sizes");
+    const Worst worst = worst_image(spec, knob, count_formula(spec, knob, what));
     return {worst.count, make_layout(spec, knob, worst.image)};
 }
 
-std::optional<int64_t> largest_max_crops(const Spec& spec, Count what, int64_t max_count) {
-    const CountFormula formula = count_formula(spec, what);
+std::optional<int64_t> largest_max_crops(const Spec& spec, Count what, int64_t max_count,
+                                         const std::optional<SizeLimit>& limit) {
     const KnobRange range = knob_range(spec);
     const auto fits = [&](int64_t max_crops) {
-        return worst_image(spec, resolve_knob(spec, max_crops), formula).count <= max_count;
+        const Knob knob = resolve_knob(spec, max_crops);
+        const Bound bound = limit ? worst_cases(spec, knob, {what}, *limit)[0] : worst_case(spec, knob, what);
+        return bound.count <= max_count;
     };
     if (!fits(range.first)) return std::nullopt;
     int64_t good = range.first;

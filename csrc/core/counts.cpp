@@ -1,15 +1,17 @@
 #include "counts.h"
 
+#include <algorithm>
 #include <cmath>
 
 #include "count_arithmetic.h"
+#include "placement.h"
 
 namespace maxcrops {
 namespace {
 
 int64_t global_features(const CropRule& crop, int64_t col_tokens) {
-    const int64_t rows = ceil_div(crop.crop_patches(), crop.pooling_rows);
-    const int64_t cols = ceil_div(crop.crop_patches(), crop.pooling_cols);
+    const int64_t rows = ceil_div(crop.global_patches(), crop.global_pooling().rows);
+    const int64_t cols = ceil_div(crop.global_patches(), crop.global_pooling().cols);
     return rows * (cols + col_tokens);
 }
 
@@ -43,6 +45,12 @@ CountFormula per_crop_formula(const Spec& spec, int64_t per_local, int64_t per_g
     return f;
 }
 
+// What crops sized by the image add, the global one wherever it exists.
+void add_units(CountFormula& f, const Spec& spec, bool of_local, bool of_global, Unit unit) {
+    if (of_local && spec.crop.sizing != Sizing::kSquare) f.local_unit = unit;
+    if (of_global && spec.crop.global_sizing != Sizing::kSquare) f.global_unit = unit;
+}
+
 CountFormula tiled_sequence(const Spec& spec) {
     const TokenRule& t = spec.tokens;
     CountFormula f = per_crop_formula(spec, t.tokens_per_crop + t.crop_extra, t.global_tokens + t.global_extra);
@@ -50,6 +58,7 @@ CountFormula tiled_sequence(const Spec& spec) {
     for (double& constant : f.constant) constant += static_cast<double>(t.image_extra);
     f.constant[1] -= static_cast<double>(t.row_separator);
     f.constant[2] += static_cast<double>(t.split_extra - t.row_separator);
+    add_units(f, spec, t.counts_features, t.counts_global_features, Unit::kFeatures);
     return f;
 }
 
@@ -63,26 +72,76 @@ CountFormula stitched_sequence(const Spec& spec) {
     return f;
 }
 
+int64_t units(Unit unit, const CropRule& crop, Size size, Grid pooling) {
+    if (unit == Unit::kPatches) pooling = {1, 1};
+    return size.height / (crop.patch_size * pooling.rows) * (size.width / (crop.patch_size * pooling.cols));
+}
+
+int64_t local_units(Unit unit, const CropRule& crop, const Cut& cut, Size image) {
+    if (crop.sizing != Sizing::kEdges) {
+        return cut.grid.count() * units(unit, crop, cut.crop, crop.pooling());
+    }
+    int64_t count = 0;
+    for (int64_t row = 0; row < cut.grid.rows; ++row) {
+        for (int64_t col = 0; col < cut.grid.cols; ++col) {
+            const Box source = source_of(cut.grid, image, row, col);
+            const Size part{std::max<int64_t>(1, source.height), std::max<int64_t>(1, source.width)};
+            count += units(unit, crop, size_by_edges(crop, part), crop.pooling());
+        }
+    }
+    return count;
+}
+
+// The map without the whole patches of padding right of and below the image.
+Grid map_of_content(const Spec& spec, const Cut& cut, Size image) {
+    const CropRule& crop = spec.crop;
+    const Box content = place(crop.fit, image, cut.canvas, crop.crop_size);
+    const auto side = [&](int64_t canvas, int64_t used, int64_t pooling) {
+        return ceil_div(canvas / crop.patch_size - (canvas - used) / crop.patch_size, pooling);
+    };
+    return {side(cut.canvas.height, content.height, crop.pooling_rows), side(cut.canvas.width, content.width, crop.pooling_cols)};
+}
+
+// Python's x // y for positive floats: the floor of the exact quotient, which a rounded one can miss.
+double floor_divide(double x, double y) {
+    const double rest = std::fmod(x, y);
+    return std::nearbyint((x - rest) / y);
+}
+
 }  // namespace
 
-CountFormula count_formula(const Spec& spec, Count count) {
+CountFormula count_formula(const Spec& spec, const Knob& knob, Count count) {
     const TokenRule& t = spec.tokens;
     const bool tiled = t.shape == TokenShape::kTiled;
     switch (count) {
         case Count::kSequenceTokens: return tiled ? tiled_sequence(spec) : stitched_sequence(spec);
         case Count::kConnectorOutputs: {
-            if (tiled) return per_crop_formula(spec, t.tokens_per_crop, t.global_tokens);
-            const int64_t features = global_features(spec.crop, 0);
-            if (!t.pool_across_crops) return per_crop_formula(spec, features, features);
-            CountFormula f = per_crop_formula(spec, 0, features);
+            if (tiled) {
+                CountFormula f = per_crop_formula(spec, t.tokens_per_crop, t.global_tokens);
+                add_units(f, spec, t.counts_features, t.counts_global_features, Unit::kFeatures);
+                return f;
+            }
+            const int64_t global = global_features(spec.crop, 0);
+            const int64_t local = ceil_div(spec.crop.crop_patches(), spec.crop.pooling_rows) *
+                                  ceil_div(spec.crop.crop_patches(), spec.crop.pooling_cols);
+            if (!t.pool_across_crops) return per_crop_formula(spec, local, global);
+            CountFormula f = per_crop_formula(spec, 0, global);
             set_map(f, spec, 0);
             return f;
         }
         case Count::kVitPatches: {
-            const int64_t patches = spec.crop.crop_patches() * spec.crop.crop_patches();
-            return per_crop_formula(spec, patches, patches);
+            const auto patches = [&](Sizing sizing, int64_t side) { return sizing == Sizing::kSquare ? side * side : 0; };
+            const int64_t local = patches(spec.crop.sizing, spec.crop.crop_patches());
+            CountFormula f = per_crop_formula(spec, local, patches(spec.crop.global_sizing, spec.crop.global_patches()));
+            add_units(f, spec, true, true, Unit::kPatches);
+            if (!spec.crop.fills_batch) return f;
+            f.per_crop = 0;
+            for (double& constant : f.constant) constant += static_cast<double>(local * knob.max_crops);
+            return f;
         }
         case Count::kCrops: return per_crop_formula(spec, 1, 1);
+        case Count::kCrossAttentionKeys:
+            return per_crop_formula(spec, t.cross_attention_keys, t.cross_attention_keys);
     }
     return {};
 }
@@ -114,17 +173,42 @@ Grid unpad(Grid map, Size image) {
     return map;
 }
 
-int64_t count_of(const Spec& spec, const CountFormula& f, Grid grid, Size canvas, Size image) {
-    const double rows = static_cast<double>(grid.rows);
-    const double cols = static_cast<double>(grid.cols);
-    const double count = count_one(f, rows, cols);
-    const bool map_follows_grid = !spec.tokens.unpad && spec.grid.policy != GridPolicy::kBestResolution;
-    if (f.step_rows == 0 || map_follows_grid) return static_cast<int64_t>(count);
+Grid scaled_down(Grid map, double features) {
+    const double rows = static_cast<double>(map.rows);
+    const double cols = static_cast<double>(map.cols);
+    const double scale = std::sqrt(rows * cols / features);
+    if (scale <= 1.1) return map;
+    return {static_cast<int64_t>(floor_divide(rows, scale)), static_cast<int64_t>(floor_divide(cols, scale))};
+}
+
+bool follows_grid(const Spec& spec, const CountFormula& f) {
+    if (f.local_unit != Unit::kNone || f.global_unit != Unit::kNone) return false;
+    const TokenRule& t = spec.tokens;
+    const bool map_follows = t.unpad == Unpad::kNever && t.max_map_crops == 0 && spec.grid.policy != GridPolicy::kBestResolution;
+    return !f.has_map() || map_follows;
+}
+
+int64_t count_of(const Spec& spec, const CountFormula& f, const Cut& cut, Size image) {
+    const Grid grid = cut.grid;
+    int64_t count = static_cast<int64_t>(count_one(f, static_cast<double>(grid.rows), static_cast<double>(grid.cols)));
+    if (follows_grid(spec, f)) return count;
+    const CropRule& crop = spec.crop;
+    if (f.global_unit != Unit::kNone && crop.has_global(grid)) {
+        count += units(f.global_unit, crop, cut.global, crop.global_pooling());
+    }
+    if (f.local_unit != Unit::kNone) count += local_units(f.local_unit, crop, cut, image);
+    if (!f.has_map() || grid.count() == 0) return count;
+
     const auto map_count = [&](Grid map) { return map.rows * (map.cols + static_cast<int64_t>(f.col)); };
-    Grid map = feature_map(f, {canvas.height / spec.crop.crop_size, canvas.width / spec.crop.crop_size});
-    const int64_t without_map = static_cast<int64_t>(count) - map_count(feature_map(f, grid));
-    if (spec.tokens.unpad) map = unpad(map, image);
-    return without_map + map_count(map);
+    count -= map_count(feature_map(f, grid));
+    Grid map = feature_map(f, {cut.canvas.height / crop.crop_size, cut.canvas.width / crop.crop_size});
+    if (spec.tokens.unpad == Unpad::kByRatio) map = unpad(map, image);
+    if (spec.tokens.unpad == Unpad::kByPatches) map = map_of_content(spec, cut, image);
+    if (spec.tokens.max_map_crops > 0) {
+        const Grid one = feature_map(f, {1, 1});
+        map = scaled_down(map, static_cast<double>(spec.tokens.max_map_crops * one.rows * one.cols));
+    }
+    return count + map_count(map);
 }
 
 }  // namespace maxcrops

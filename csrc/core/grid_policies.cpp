@@ -2,15 +2,31 @@
 
 #include <algorithm>
 #include <cmath>
-#include <limits>
 
+#include "placement.h"
 #include "scale_fit_arithmetic.h"
 
 namespace maxcrops {
 namespace {
 
-Size canvas_of(const CropRule& crop, Grid grid) {
-    return {grid.rows * crop.window_size() + crop.margin_size(), grid.cols * crop.window_size() + crop.margin_size()};
+// A canvas of whole crops. Crops that are sized by the image share its ratio.
+Cut whole_crops(const Spec& spec, Grid grid, Size image) {
+    const CropRule& crop = spec.crop;
+    const Size global = global_canvas(crop, image);
+    if (grid.count() == 0) return {grid, global, {}, {}, global};
+    Size size{crop.crop_size, crop.crop_size};
+    if (crop.sizing == Sizing::kArea) {
+        // Each side is first rounded to whole columns and rows of pixels, half to even.
+        const auto cell = [](int64_t side, int64_t parts) {
+            const double of = static_cast<double>(parts);
+            const double whole = std::nearbyint(static_cast<double>(side) / of) * of;
+            return std::max(whole, of) / of;
+        };
+        size = size_by_area(cell(image.height, grid.rows), cell(image.width, grid.cols), crop.crop_size,
+                            crop.patch_size * crop.pooling_rows, crop.patch_size * crop.pooling_cols);
+    }
+    const int64_t margin = crop.margin_size();
+    return {grid, {grid.rows * (size.height - margin) + margin, grid.cols * (size.width - margin) + margin}, {}, size, global};
 }
 
 }  // namespace
@@ -23,138 +39,24 @@ Grid scale_fit(const Spec& spec, int64_t max_crops, Size image) {
     return {static_cast<int64_t>(rows), static_cast<int64_t>(cols)};
 }
 
-Grid closest_ratio(const Spec& spec, int64_t max_crops, Size image) {
-    const double ratio = static_cast<double>(image.width) / static_cast<double>(image.height);
-    const double area = static_cast<double>(image.width) * static_cast<double>(image.height);
-    const double crop = static_cast<double>(spec.crop.crop_size);
-    const double half_crop_area = 0.5 * crop * crop;
-
-    // The candidates of one row count approach the ratio from below and leave it above: only the two around
-    // ratio * rows can be nearest, and equal ratios are multiples of one another. So each row count offers at most
-    // three, and the order of the whole list is kept by comparing crop counts, then columns.
-    Grid best{1, 1};
-    double best_difference = std::numeric_limits<double>::infinity();
-    bool found = false;
-    const auto before = [](Grid a, Grid b) {
-        return a.count() != b.count() ? a.count() < b.count() : a.cols < b.cols;
-    };
-    const auto offer = [&](Grid candidate) {
-        const double difference =
-            std::fabs(ratio - static_cast<double>(candidate.cols) / static_cast<double>(candidate.rows));
-        const auto large = [&](Grid g) { return area > half_crop_area * static_cast<double>(g.count()); };
-        if (!found || difference < best_difference) {
-            best = candidate;
-            best_difference = difference;
-            found = true;
-        } else if (difference == best_difference) {
-            // The later of the two in list order wins if the image is large enough for it.
-            const Grid later = before(best, candidate) ? candidate : best;
-            const Grid earlier = before(best, candidate) ? best : candidate;
-            best = large(later) ? later : earlier;
-        }
-    };
-    for (int64_t rows = 1; rows <= max_crops; ++rows) {
-        const int64_t most = max_crops / rows;
-        const int64_t least = ceil_div(spec.grid.min_crops, rows);
-        if (least > most) continue;
-        // A difference of ratios is tied only within one unit in the last place; one column of slack on both
-        // sides of the nearest two covers it.
-        const double exact = ratio * static_cast<double>(rows);
-        const int64_t near = exact >= static_cast<double>(most) ? most : static_cast<int64_t>(exact);
-        const int64_t low = std::max(least, std::min(most, near - 1));
-        const int64_t high = std::min(most, std::max(least, near + 2));
-        for (int64_t cols = low; cols <= high; ++cols) offer({rows, cols});
-    }
-    return best;
-}
-
-Size best_resolution(const Spec& spec, int64_t max_crops, Size image) {
-    const double height = static_cast<double>(image.height);
-    const double width = static_cast<double>(image.width);
-    const int64_t original = image.height * image.width;
-    Size best;
-    int64_t best_effective = -1;
-    int64_t best_wasted = 0;
-    for (const Size& entry : spec.grid.resolutions) {
-        if (crops_of(spec.crop, entry) > max_crops) continue;
-        const double scale =
-            std::min(static_cast<double>(entry.width) / width, static_cast<double>(entry.height) / height);
-        const int64_t scaled = static_cast<int64_t>(width * scale) * static_cast<int64_t>(height * scale);
-        const int64_t effective = std::min(scaled, original);
-        const int64_t wasted = entry.height * entry.width - effective;
-        if (effective > best_effective || (effective == best_effective && wasted < best_wasted)) {
-            best = entry;
-            best_effective = effective;
-            best_wasted = wasted;
-        }
-    }
-    return best;
-}
-
-Cut ceil_grid(const Spec& spec, int64_t longest_edge, Size image) {
-    const int64_t crop = spec.crop.crop_size;
-    const int64_t limit = spec.grid.longest_edge_limit;
-    const auto truncate = [](double value) { return static_cast<int64_t>(value); };
-
-    double height = static_cast<double>(image.height);
-    double width = static_cast<double>(image.width);
-    double ratio = width / height;
-    const auto even = [&](double value) { return static_cast<double>(truncate(value) + truncate(value) % 2); };
-    if (width >= height) {
-        width = static_cast<double>(longest_edge);
-        height = even(width / ratio);
-    } else {
-        height = static_cast<double>(longest_edge);
-        width = even(height * ratio);
-    }
-    height = std::max(height, 1.0);
-    width = std::max(width, 1.0);
-
-    ratio = width / height;
-    if (width >= height && width > static_cast<double>(limit)) {
-        width = static_cast<double>(limit);
-        height = static_cast<double>(truncate(width / ratio));
-    } else if (height > width && height > static_cast<double>(limit)) {
-        height = static_cast<double>(limit);
-        width = static_cast<double>(truncate(height * ratio));
-    }
-    height = std::max(height, 1.0);
-    width = std::max(width, 1.0);
-    const Size intermediate{truncate(height), truncate(width)};
-
-    ratio = width / height;
-    Grid grid;
-    if (width >= height) {
-        grid.cols = ceil_div(intermediate.width, crop);
-        grid.rows = ceil_div(truncate(static_cast<double>(grid.cols * crop) / ratio), crop);
-    } else {
-        grid.rows = ceil_div(intermediate.height, crop);
-        grid.cols = ceil_div(truncate(static_cast<double>(grid.rows * crop) * ratio), crop);
-    }
-    const Size canvas{grid.rows * crop, grid.cols * crop};
-    if (grid.count() <= 1) grid = {0, 0};
-    return {grid, canvas, intermediate};
-}
-
 Cut cut_image(const Spec& spec, const Knob& knob, Size image) {
+    const Size square{spec.crop.crop_size, spec.crop.crop_size};
+    const Size global_square{spec.crop.global_size(), spec.crop.global_size()};
     switch (spec.grid.policy) {
-        case GridPolicy::kFixed: {
-            const Grid grid = spec.grid.fixed_grid;
-            return {grid, canvas_of(spec.crop, grid.count() == 0 ? Grid{1, 1} : grid), {}};
-        }
-        case GridPolicy::kScaleFit: {
-            const Grid grid = scale_fit(spec, knob.max_crops, image);
-            return {grid, canvas_of(spec.crop, grid), {}};
-        }
-        case GridPolicy::kClosestRatio: {
-            const Grid grid = closest_ratio(spec, knob.max_crops, image);
-            return {grid, canvas_of(spec.crop, grid), {}};
-        }
+        case GridPolicy::kFixed: return whole_crops(spec, spec.grid.fixed_grid, image);
+        case GridPolicy::kScaleFit: return whole_crops(spec, scale_fit(spec, knob.max_crops, image), image);
+        case GridPolicy::kClosestRatio: return whole_crops(spec, closest_ratio(spec, knob.max_crops, image), image);
         case GridPolicy::kBestResolution: {
             const Size canvas = best_resolution(spec, knob.max_crops, image);
-            return {{ceil_div(canvas.height, spec.crop.crop_size), ceil_div(canvas.width, spec.crop.crop_size)}, canvas, {}};
+            return {{ceil_div(canvas.height, square.height), ceil_div(canvas.width, square.width)}, canvas, {}, square,
+                    global_square};
         }
-        case GridPolicy::kCeilGrid: return ceil_grid(spec, knob.longest_edge, image);
+        case GridPolicy::kCeilGrid: return ceil_grid(spec, knob.edge, image);
+        case GridPolicy::kLogRatio: return whole_crops(spec, log_ratio(spec, knob, image), image);
+        case GridPolicy::kCoveringArea: return whole_crops(spec, covering_area(spec, knob, image), image);
+        case GridPolicy::kLargestCanvas: return whole_crops(spec, largest_canvas(spec, knob, image), image);
+        case GridPolicy::kPanAndScan: return whole_crops(spec, pan_and_scan(spec, knob.max_crops, image), image);
+        case GridPolicy::kWindowSnap: return window_snap(spec, knob.edge, image);
     }
     return {};
 }

@@ -5,39 +5,25 @@
 #include <stdexcept>
 #include <string>
 
+#include "placement.h"
+
 namespace maxcrops {
 namespace {
 
-// Arithmetic per Fit as its comment in spec.h says; the upstreams differ in it, and it decides single pixels.
-Size letterbox_trunc(Size image, Size canvas) {
-    const float height = static_cast<float>(image.height);
-    const float width = static_cast<float>(image.width);
-    const float scale = std::min(static_cast<float>(canvas.height) / height, static_cast<float>(canvas.width) / width);
-    // Beyond 2^24 px a float32 side may round up past the canvas.
-    return {std::min(static_cast<int64_t>(height * scale), canvas.height),
-            std::min(static_cast<int64_t>(width * scale), canvas.width)};
+bool has_parts(const Spec& spec, Grid grid) {
+    return grid.count() > 0 && (spec.grid.policy == GridPolicy::kPanAndScan || spec.crop.sizing == Sizing::kEdges);
 }
 
-Size letterbox_ceil(Size image, Size canvas) {
-    const double height = static_cast<double>(image.height);
-    const double width = static_cast<double>(image.width);
-    const double scale_h = static_cast<double>(canvas.height) / height;
-    const double scale_w = static_cast<double>(canvas.width) / width;
-    if (scale_w < scale_h) {
-        return {std::min(static_cast<int64_t>(std::ceil(height * scale_w)), canvas.height), canvas.width};
-    }
-    return {canvas.height, std::min(static_cast<int64_t>(std::ceil(width * scale_h)), canvas.width)};
-}
-
-Box place(Fit fit, Size image, Size canvas) {
-    Size content = canvas;
-    if (fit == Fit::kLetterboxTrunc) content = letterbox_trunc(image, canvas);
-    if (fit == Fit::kLetterboxCeil) content = letterbox_ceil(image, canvas);
-    return {(canvas.height - content.height) / 2, (canvas.width - content.width) / 2, content.height, content.width};
+// Slices are of one length, rounded up; the last may be shorter.
+Box slice_of(Grid grid, Size image, int64_t row, int64_t col) {
+    const Size slice{ceil_div(image.height, grid.rows), ceil_div(image.width, grid.cols)};
+    const Box box{row * slice.height, col * slice.width, slice.height, slice.width};
+    return {box.top, box.left, std::min(box.height, image.height - box.top), std::min(box.width, image.width - box.left)};
 }
 
 Box content_of(const Spec& spec, const Cut& cut, Size image) {
-    return place(cut.grid.count() > 0 ? spec.crop.fit : spec.crop.global_fit, image, cut.canvas);
+    if (cut.grid.count() > 0) return place(spec.crop.fit, image, cut.canvas, spec.crop.crop_size);
+    return place(spec.crop.global_fit, image, cut.canvas, spec.crop.global_size());
 }
 
 // A side that a letterbox truncates to 0 px keeps less than 1 px; 1 px keeps the scale positive.
@@ -66,7 +52,7 @@ Layout make_layout(const Spec& spec, const Knob& knob, Size image) {
     validate_image(image);
     const Cut cut = cut_image(spec, knob, image);
     const auto count = [&](Count what) {
-        return count_of(spec, count_formula(spec, what), cut.grid, cut.canvas, image);
+        return count_of(spec, count_formula(spec, knob, what), cut, image);
     };
     Layout layout;
     layout.image = image;
@@ -74,49 +60,74 @@ Layout make_layout(const Spec& spec, const Knob& knob, Size image) {
     layout.canvas = cut.canvas;
     layout.content = content_of(spec, cut, image);
     layout.intermediate = cut.intermediate;
+    layout.tile = cut.crop;
+    layout.from_parts = has_parts(spec, cut.grid);
     layout.has_global = spec.crop.has_global(cut.grid);
     layout.num_crops = count(Count::kCrops);
     layout.sequence_tokens = count(Count::kSequenceTokens);
     layout.connector_outputs = count(Count::kConnectorOutputs);
     layout.vit_patches = count(Count::kVitPatches);
+    layout.cross_attention_keys = count(Count::kCrossAttentionKeys);
     layout.crop = spec.crop;
     return layout;
 }
 
-std::vector<View> Layout::views() const {
-    const int64_t side = crop.crop_size;
+std::vector<View> Layout::part_views() const {
     std::vector<View> views;
-    const bool chained = intermediate.height > 0;
-    if (grid.count() > 0) {
-        View local;
-        if (chained) local.resizes.push_back(intermediate);
-        local.resizes.push_back({content.height, content.width});
-        local.canvas = canvas;
-        local.content = content;
-        for (int64_t row = 0; row < grid.rows; ++row) {
-            for (int64_t col = 0; col < grid.cols; ++col) {
-                const int64_t top = row * crop.window_size();
-                const int64_t left = col * crop.window_size();
-                // Only where a canvas is no multiple of the crop size is the last crop smaller.
-                local.crops.push_back(
-                    {top, left, std::min(side, canvas.height - top), std::min(side, canvas.width - left)});
-            }
+    for (int64_t row = 0; row < grid.rows; ++row) {
+        for (int64_t col = 0; col < grid.cols; ++col) {
+            View view;
+            const bool has_own_size = crop.sizing == Sizing::kEdges;
+            view.source = has_own_size ? source_of(grid, image, row, col) : slice_of(grid, image, row, col);
+            view.canvas = has_own_size ? size_by_edges(crop, {view.source.height, view.source.width}) : tile;
+            view.content = {0, 0, view.canvas.height, view.canvas.width};
+            view.resizes.push_back(view.canvas);
+            view.crops.push_back(view.content);
+            views.push_back(view);
         }
-        views.push_back(local);
     }
-    if (has_global) {
-        View global;
-        global.is_global = true;
-        global.from_local_canvas = chained && grid.count() > 0;
-        if (chained && grid.count() == 0) global.resizes.push_back(intermediate);
-        const Size square{side, side};
-        const Box box = place(crop.global_fit, image, square);
-        global.resizes.push_back({box.height, box.width});
-        global.canvas = square;
-        global.content = box;
-        global.crops.push_back({0, 0, side, side});
-        views.insert(crop.global_first ? views.begin() : views.end(), global);
+    return views;
+}
+
+View Layout::local_view() const {
+    View local;
+    local.source = {0, 0, image.height, image.width};
+    if (intermediate.height > 0) local.resizes.push_back(intermediate);
+    local.resizes.push_back({content.height, content.width});
+    local.canvas = canvas;
+    local.content = content;
+    const Size step{tile.height - crop.margin_size(), tile.width - crop.margin_size()};
+    for (int64_t row = 0; row < grid.rows; ++row) {
+        for (int64_t col = 0; col < grid.cols; ++col) {
+            const int64_t top = row * step.height;
+            const int64_t left = col * step.width;
+            // Only where a canvas is no multiple of the crop size is the last crop smaller.
+            local.crops.push_back(
+                {top, left, std::min(tile.height, canvas.height - top), std::min(tile.width, canvas.width - left)});
+        }
     }
+    return local;
+}
+
+View Layout::global_view() const {
+    View global;
+    const bool chained = intermediate.height > 0;
+    global.source = {0, 0, image.height, image.width};
+    global.is_global = true;
+    global.from_local_canvas = chained && grid.count() > 0;
+    if (chained && grid.count() == 0) global.resizes.push_back(intermediate);
+    global.canvas = global_canvas(crop, image);
+    global.content = place(crop.global_fit, image, global.canvas, crop.global_size());
+    global.resizes.push_back({global.content.height, global.content.width});
+    global.crops.push_back({0, 0, global.canvas.height, global.canvas.width});
+    return global;
+}
+
+std::vector<View> Layout::views() const {
+    std::vector<View> views;
+    if (from_parts) views = part_views();
+    if (!from_parts && grid.count() > 0) views.push_back(local_view());
+    if (has_global) views.insert(crop.global_first ? views.begin() : views.end(), global_view());
     return views;
 }
 

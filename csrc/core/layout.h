@@ -9,8 +9,9 @@
 
 namespace maxcrops {
 
-// One resize of the image onto a canvas from which crops are cut.
+// One resize of the image, or of a part of it, onto a canvas from which crops are cut.
 struct View {
+    Box source;  // of the image, pixels
     bool is_global = false;
     bool from_local_canvas = false;  // its source is the local view's canvas instead of the image
     std::vector<Size> resizes;       // in order; the last is the size of the content on the canvas
@@ -25,11 +26,14 @@ struct Layout {
     Size canvas;        // of the local crops, or of the only crop
     Box content;        // of the image on it
     Size intermediate;  // a resize before the one to the canvas, or {0, 0}
+    Size tile;          // a local crop on the canvas, margins included
+    bool from_parts = false;  // each local crop is cut from the image, then resized on its own
     bool has_global = false;
     int64_t num_crops = 0;  // local and global
     int64_t sequence_tokens = 0;
     int64_t connector_outputs = 0;
     int64_t vit_patches = 0;
+    int64_t cross_attention_keys = 0;
     CropRule crop;
 
     // In the order in which the crops reach the encoder.
@@ -37,6 +41,11 @@ struct Layout {
 
     // Linear scale of the image's detail, the smaller of both axes over all resizes; below 1, detail is lost.
     double scale() const;
+
+private:
+    std::vector<View> part_views() const;
+    View local_view() const;
+    View global_view() const;
 };
 
 // Layout::scale from a cut alone.

@@ -19,13 +19,16 @@ struct ScaleFitParams {
     double margin = 0;            // pixels, both sides together
     double max_crops = 0;
     double smallest_reduced = 0;  // a reduced side below this leaves one crop: 0, or -inf when clamped
+    double most_unscaled = 0;     // crops that an image may take without being shrunk: max_crops, or none where the
+                                  // largest upscaling is wanted
 };
 
 namespace {
 
 [[maybe_unused]] inline ScaleFitParams scale_fit_params(const Spec& spec, int64_t max_crops) {
     return {static_cast<double>(spec.crop.window_size()), static_cast<double>(spec.crop.margin_size()),
-            static_cast<double>(max_crops), spec.grid.clamp_reduced_sides ? -4294967296.0 : 0.0};
+            static_cast<double>(max_crops), spec.grid.clamp_reduced_sides ? -4294967296.0 : 0.0,
+            spec.grid.largest_upscaling ? 0.0 : static_cast<double>(max_crops)};
 }
 
 [[maybe_unused]] inline double larger(double a, double b) { return a > b ? a : b; }
@@ -41,7 +44,7 @@ namespace {
 
     const double upscaled_rows = std::ceil(h / p.window);
     const double upscaled_cols = std::ceil(w / p.window);
-    const bool fits = upscaled_rows * upscaled_cols <= p.max_crops;
+    const bool fits = upscaled_rows * upscaled_cols <= p.most_unscaled;
 
     // s* times both sides, as an integer: max over q of min(q * b, floor(N / q) * a) for a = short, b = long. The
     // first q with q * b >= floor(N / q) * a lies within 1/2 below sqrt(N a / b), as a <= b; it or the one before

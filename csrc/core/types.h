@@ -33,6 +33,10 @@ struct Box {  // pixels
 constexpr bool operator==(const Size& a, const Size& b) { return a.height == b.height && a.width == b.width; }
 constexpr bool operator==(const Grid& a, const Grid& b) { return a.rows == b.rows && a.cols == b.cols; }
 constexpr bool operator!=(const Grid& a, const Grid& b) { return !(a == b); }
+constexpr bool operator==(const Box& a, const Box& b) {
+    return a.top == b.top && a.left == b.left && a.height == b.height && a.width == b.width;
+}
+constexpr bool operator!=(const Box& a, const Box& b) { return !(a == b); }
 
 constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 

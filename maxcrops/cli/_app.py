@@ -60,6 +60,11 @@ def plan(
     text_tokens: Annotated[int, typer.Option(help="Tokens reserved for prompt, template and answer.")] = 512,
     images_per_sample: Annotated[int, typer.Option(help="Images that share one sequence.")] = 1,
     tight_margin: Annotated[int, typer.Option(help="Fewer tokens to spare than this is tight.")] = 100,
+    max_side: Annotated[
+        int | None,
+        typer.Option(help="Longest side of the images that must fit, for models whose cost grows with the ratio."),
+    ] = None,
+    max_ratio: Annotated[float | None, typer.Option(help="Largest ratio of their sides, with --max-side.")] = None,
     rule_of_thumb: Annotated[
         bool, typer.Option("--rule-of-thumb", help="Print the estimate of 144 to 150 tokens a crop beside it.")
     ] = False,
@@ -104,6 +109,9 @@ def plan(
         "max_crops": max_crops,
         "images_per_sample": images_per_sample,
         "tight_margin": tight_margin,
+        "max_side": max_side,
+        "max_ratio": max_ratio,
+        "num_threads": workers,
     }
     dry: dict[str, Any] = {}
     if device is not None:
@@ -122,9 +130,7 @@ def plan(
             },
         }
     with _dry_run_progress(show=bool(dry)) as on_progress:
-        result = make_plan(
-            spec, sizes=readable or None, num_threads=workers, on_progress=on_progress, **arguments, **dry
-        )
+        result = make_plan(spec, sizes=readable or None, on_progress=on_progress, **arguments, **dry)
     rules = estimate(max_sequence_length=result.max_sequence_length) if rule_of_thumb else []
     first = spec.max_crops_range[0]
     known = [rule.max_crops for rule in rules if rule.max_crops >= first]
@@ -261,10 +267,14 @@ def specs(
     ] = None,
     as_json: Json = False,
     settings: Settings = None,
+    markdown: Annotated[bool, typer.Option("--markdown", help="Print the README's table of families.")] = False,
 ) -> None:
     """What is known of each model, with sources and the original's oddities."""
     from maxcrops.cli import _format
 
+    if markdown:
+        typer.echo(_format.families_markdown())
+        return
     chosen: list[Spec] = [resolve_model(model, settings)] if model else [get_spec(key) for key in list_specs()]
     if as_json:
         _print_json([spec.to_dict() for spec in chosen])

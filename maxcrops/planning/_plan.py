@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 from typing import TYPE_CHECKING, Any, Literal
 
 from maxcrops._arguments import require_arguments, require_threads
-from maxcrops._bounds import worst_case
-from maxcrops._counting import _as_sizes
+from maxcrops._bounds import Bound, bounds, is_bounded, size_limit
+from maxcrops._counting import CountName, _as_sizes
 from maxcrops.planning.images import ImageSummary, knee, summarise
 from maxcrops.planning.limits import (
     VERDICTS,
@@ -44,6 +44,9 @@ _SPACED_ROWS = 512
 _RUN_ROWS = 16
 """Values that a plan with a model tabulates: each is a dry run."""
 
+_TRIED_ROWS = 8
+"""Values that a plan with a limit on sizes tabulates: each tries every size."""
+
 
 @dataclass(frozen=True)
 class PlanRow:
@@ -67,8 +70,8 @@ class PlanRow:
     """Worst case, the global crop included."""
     connector_outputs: int
     """Worst case."""
-    vit_patches: int
-    """Worst case."""
+    vit_patches: int | None
+    """Worst case; None where it grows with the image's ratio, and the tokens do not."""
     images: ImageSummary | None = None
     """The given images."""
 
@@ -151,6 +154,10 @@ class Plan:
     """The largest batch that fits the GPU at each value, where a model was given."""
     max_batch_size: int = 0
     """Where the frontier ends: a batch of so many may not be the largest."""
+    max_side: int | None = None
+    """The worst cases hold for images up to this side, pixels; for all where None."""
+    max_ratio: float | None = None
+    """The same for the ratio of the long side to the short one."""
 
     @property
     def fits(self) -> bool:
@@ -189,6 +196,8 @@ class Plan:
             "binding": {"limit": self.binding.limit, "spare": self.binding.spare, "unit": self.binding.unit},
             "knee": self.knee,
             "num_images": self.num_images,
+            "max_side": self.max_side,
+            "max_ratio": self.max_ratio,
             "batch_size": self.batch_size,
             "runs": [{"max_crops": value, **run.to_dict()} for value, run in sorted(self.runs.items())],
             "max_batch_size": self.max_batch_size,
@@ -212,6 +221,8 @@ def plan(
     max_crops: int | None = None,
     images_per_sample: int = 1,
     tight_margin: int = 100,
+    max_side: int | None = None,
+    max_ratio: float | None = None,
     sizes: npt.ArrayLike | None = None,
     max_crops_list: Sequence[int] | None = None,
     num_threads: int = 1,
@@ -237,9 +248,12 @@ def plan(
         max_crops: the value to judge; the spec's own where None.
         images_per_sample: images that share one sequence.
         tight_margin: tokens.
+        max_side: longest side of the images that the worst cases are to hold for, pixels: models whose cost grows with
+            the image's ratio need it. Every size up to it is tried, for some 20 values.
+        max_ratio: largest ratio of the long side to the short one, with max_side.
         sizes: integers [N, 2], (height, width) of images to summarise at every value.
         max_crops_list: the values to tabulate; from the smallest to a few beyond the answer where None.
-        num_threads: for the summaries.
+        num_threads: for the summaries, and for the sizes within max_side.
         model: the model's configuration (a folder with config.json, a dict, a transformers object, or the name of one
             that is shipped): it is run at each value on weights without memory (``dry_run``), and the GPU's memory and
             CUDA's limits on launches join the sequence. It needs torch and transformers, and some seconds a run.
@@ -257,6 +271,7 @@ def plan(
 
     Raises:
         TypeError, ValueError: an argument that is no integer, or out of range.
+        UnboundedError: the model's cost grows with the image's ratio; give max_side.
         UnsupportedError, ConfigError, DryRunError: as ``dry_run``.
 
     >>> from maxcrops import get_spec
@@ -276,12 +291,24 @@ def plan(
     max_batch_size = _integer("max_batch_size", max_batch_size, 0)
     array = None if sizes is None else _as_sizes("plan", sizes)
 
-    limits: list[Limit] = [SequenceLimit(max_sequence_length, text_tokens, images_per_sample, tight_margin)]
+    within = size_limit("plan", max_side, max_ratio, num_threads)
+    sequence = SequenceLimit(max_sequence_length, text_tokens, images_per_sample, tight_margin, within)
+    limits: list[Limit] = [sequence]
     asked = spec.max_crops if max_crops is None else int(max_crops)
-    default_tokens = worst_case(spec).tokens * images_per_sample + text_tokens
+
+    has_patches = within is not None or is_bounded(spec, "vit_patches")
+    tabulated: tuple[CountName, ...] = ("sequence_tokens", "crops", "connector_outputs")
+    tabulated += ("vit_patches",) if has_patches else ()
+
+    @cache
+    def worst(value: int | None) -> dict[CountName, Bound]:
+        return bounds("plan", spec, value, tabulated, within)
+
+    default_tokens = worst(None)["sequence_tokens"].tokens * images_per_sample + text_tokens
 
     def make_row(value: int) -> PlanRow:
-        bound = worst_case(spec, max_crops=value)
+        found = worst(value)
+        bound = found["sequence_tokens"]
         tokens = bound.tokens * images_per_sample
         images = None
         if array is not None and len(array):
@@ -293,16 +320,17 @@ def plan(
             grid=bound.grid,
             witness=bound.witness,
             left_for_text=max_sequence_length - tokens,
-            uses=tuple(limit.use(spec, value) for limit in limits),
+            uses=(sequence.use_of(bound.tokens), *(limit.use(spec, value) for limit in limits[1:])),
             attention=((tokens + text_tokens) / default_tokens) ** 2,
-            num_crops=worst_case(spec, max_crops=value, count="crops").tokens,
-            connector_outputs=worst_case(spec, max_crops=value, count="connector_outputs").tokens,
-            vit_patches=worst_case(spec, max_crops=value, count="vit_patches").tokens,
+            num_crops=found["crops"].tokens,
+            connector_outputs=found["connector_outputs"].tokens,
+            vit_patches=found["vit_patches"].tokens if has_patches else None,
             images=images,
         )
 
     if max_crops_list is None:
-        values = _tabulated(spec, limits[0].largest(spec), asked, _MOST_ROWS if model is None else _RUN_ROWS)
+        most_rows = _TRIED_ROWS if within else _MOST_ROWS if model is None else _RUN_ROWS
+        values = _tabulated(spec, sequence.largest(spec), asked, most_rows)
     else:
         values = [_integer("max_crops_list", value, 1) for value in max_crops_list]
         if not values:
@@ -328,8 +356,8 @@ def plan(
         largest = max((value for value in runs if value <= largest), default=None)
     judged = largest or (min(runs) if runs else spec.max_crops_range[0])
     rows = tuple(make_row(value) for value in values)
-    within = [row for row in rows if row.fits]
-    summaries = [row.images for row in within if row.images is not None]
+    fitting = [row for row in rows if row.fits]
+    summaries = [row.images for row in fitting if row.images is not None]
     return Plan(
         spec=spec,
         max_sequence_length=max_sequence_length,
@@ -345,12 +373,14 @@ def plan(
             key=lambda use: use.spare / max(use.available, 1),
         ),
         rows=rows,
-        knee=knee([row.max_crops for row in within], summaries),
+        knee=knee([row.max_crops for row in fitting], summaries),
         num_images=0 if array is None else len(array),
         batch_size=batch_size,
         runs=runs,
         frontier=frontier,
         max_batch_size=max_batch_size,
+        max_side=max_side,
+        max_ratio=max_ratio,
     )
 
 

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias
 
-from maxcrops._bounds import largest_max_crops, worst_case
+from maxcrops._bounds import SizeLimit, bounds, largest_max_crops
 from maxcrops.exceptions import BudgetTooSmallError
 from maxcrops.specs import Spec
 
@@ -77,10 +77,17 @@ class SequenceLimit:
     images_per_sample: int = 1
     tight_margin: int = 100
     """Tokens. Prompts vary by about this much with the template."""
+    images: SizeLimit | None = None
+    """Those that the bound is to hold for; all where None."""
 
     def use(self, spec: Spec, max_crops: int) -> Use:
-        """The exact bound over all image sizes, for every image of the sample."""
-        tokens = worst_case(spec, max_crops=max_crops).tokens * self.images_per_sample
+        """The exact bound over all image sizes, or those within the limit, for every image of the sample."""
+        bound = bounds("plan", spec, max_crops, ("sequence_tokens",), self.images)["sequence_tokens"]
+        return self.use_of(bound.tokens)
+
+    def use_of(self, tokens_per_image: int) -> Use:
+        """The same of a bound that is known."""
+        tokens = tokens_per_image * self.images_per_sample
         return Use(
             limit="sequence",
             used=tokens + self.text_tokens,
@@ -93,8 +100,9 @@ class SequenceLimit:
     def largest(self, spec: Spec) -> int | None:
         """From the exact inverse of the bound."""
         per_image = (self.max_sequence_length - self.text_tokens) // self.images_per_sample
+        limit = {} if self.images is None else asdict(self.images)
         try:
-            return largest_max_crops(spec, max_tokens=per_image)
+            return largest_max_crops(spec, max_tokens=per_image, **limit)
         except BudgetTooSmallError:
             return None
 

@@ -27,7 +27,10 @@ class _GridRule:
         rule = _core.GridRule()
         rule.policy = _core.GridPolicy[self.policy.upper()]
         for f in dataclasses.fields(self):
-            setattr(rule, f.name, getattr(self, f.name))
+            value = getattr(self, f.name)
+            if f.name == "split":
+                value = _core.SplitGate[value.upper()]
+            setattr(rule, f.name, 0 if value is None else value)
         return rule
 
 
@@ -51,6 +54,8 @@ class ScaleFit(_GridRule):
     """Most local crops."""
     clamp_reduced_sides: bool = False
     """Whether a side shorter than the overlap margins counts as 1 px instead of forcing one crop."""
+    largest_upscaling: bool = False
+    """Whether the most upscaling that a canvas of at most max_crops crops allows is taken instead of the least."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +68,15 @@ class ClosestRatio(_GridRule):
     """Most local crops."""
     min_crops: int = 1
     """Fewest local crops."""
+    max_grid_side: int | None = None
+    """Most rows and most columns."""
+    split: Literal["always", "above_crop", "above_area", "above_grid"] = "always"
+    """Which images are searched for: every one; those with a side longer than the crop; those of more than
+    ``split_tolerance * max_features`` features once both sides are rounded to whole ones; or those that more than
+    max_crops crops of unscaled pixels would be needed for. The others have no local crop, or, with ``above_grid``,
+    those crops."""
+    split_tolerance: float = 0.0
+    """For ``above_area``."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,11 +101,86 @@ class CeilGrid(_GridRule):
     """Pixels; longer edges are scaled back to it."""
 
 
-GridRule: TypeAlias = Fixed | ScaleFit | ClosestRatio | BestResolution | CeilGrid
+@dataclass(frozen=True, kw_only=True)
+class LogRatio(_GridRule):
+    """As many crops as the image's area fills, give or take one, in the grid nearest by the logarithm of its ratio."""
+
+    policy = "log_ratio"
+    knob_field = "max_crops"
+    max_crops: int
+    """Most local crops."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CoveringArea(_GridRule):
+    """The fewest crops that keep a share of the image's area, else those that keep most of it."""
+
+    policy = "covering_area"
+    knob_field = "max_crops"
+    max_crops: int
+    """Most local crops."""
+    covering_threshold: float = 0.9
+    """Share of the area; more than it suffices."""
+    compensated_sum: bool = True
+    """Whether areas are summed as Python 3.12 and later do, which decides one size in thirty."""
+    transposed: bool = False
+    """Whether rows and columns are exchanged once the grid is found."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LargestCanvas(_GridRule):
+    """The canvas that enlarges the image most, else the one whose ratio comes nearest from inside."""
+
+    policy = "largest_canvas"
+    knob_field = "max_crops"
+    max_crops: int
+    """Most local crops."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PanAndScan(_GridRule):
+    """A long image in slices along its long side, each resized to a crop of its own."""
+
+    policy = "pan_and_scan"
+    knob_field = "max_crops"
+    max_crops: int
+    """Most local crops."""
+    min_slice_size: int = 256
+    """Pixels; no slice has a shorter side."""
+    min_ratio: float = 1.2
+    """Of the long side to the short one; below it the image is not sliced."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class WindowSnap(_GridRule):
+    """A window by the image's shape; both sides are rounded to whole windows, each resized to a crop."""
+
+    policy = "window_snap"
+    knob_field = "max_image_size"
+    max_image_size: int
+    """Pixels; longer images are scaled to it first. A call's max_crops sets the largest multiple of the crop size whose
+    square grid it holds; thin images make more crops all the same."""
+
+
+GridRule: TypeAlias = (
+    Fixed
+    | ScaleFit
+    | ClosestRatio
+    | BestResolution
+    | CeilGrid
+    | LogRatio
+    | CoveringArea
+    | LargestCanvas
+    | PanAndScan
+    | WindowSnap
+)
 
 # -- crops ---------------------------------------------------------------------------------------------------------
 
-Fit: TypeAlias = Literal["stretch", "letterbox_trunc", "letterbox_ceil"]
+Fit: TypeAlias = Literal[
+    "stretch", "letterbox_trunc", "letterbox_ceil", "letterbox_round", "top_left", "top_left_no_upscale"
+]
+Sizing: TypeAlias = Literal["square", "features", "area", "edges"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,32 +189,57 @@ class CropRule:
 
     crop_size: int
     """Side of the square that the vision encoder sees, pixels."""
+    global_crop_size: int | None = None
+    """The same for the global crop; as crop_size where None."""
     patch_size: int
     """Side of a ViT patch, pixels."""
     pooling: tuple[int, int] = (1, 1)
     """(rows, cols) of patches that become one feature."""
+    global_pooling: tuple[int, int] | None = None
+    """The same for the global crop; as pooling where None."""
     overlap_margins: tuple[int, int] = (0, 0)
     """(before, behind): patches that a crop shares with its neighbours on either side."""
-    global_crop: Literal["never", "when_split", "always"] = "always"
-    """When a low-resolution crop of the whole image comes beside the local ones."""
+    global_crop: Literal["never", "when_split", "when_unsplit", "always"] = "always"
+    """When a low-resolution crop of the whole image comes beside the local ones: ``when_split`` leaves it out beside a
+    single one, ``when_unsplit`` beside any."""
     global_position: Literal["first", "last"] = "first"
     """Where it stands among the encoder's crops."""
     fit: Fit = "stretch"
-    """How the image meets the canvas of the local crops: stretched, or with its ratio kept and padding around it
-    (sides truncated in float32, or rounded up in float64)."""
+    """How the image meets the canvas of the local crops: stretched; or with its ratio kept and padding around it (sides
+    truncated in float32, rounded up in float64, or rounded half to even); or padding right and below."""
     global_fit: Fit = "stretch"
     """The same for the global crop."""
+    sizing: Sizing = "square"
+    """The size of a local crop: a square of crop_size; or one that keeps the image's ratio: near the square's area, or
+    within shortest_edge and longest_edge."""
+    global_sizing: Sizing = "square"
+    """The same for the global crop; also: its own size where that makes min_features to max_features, whole ones."""
+    min_features: int = 0
+    max_features: int = 0
+    shortest_edge: int = 0
+    """Pixels."""
+    longest_crop_edge: int = 0
+    """Pixels."""
+    fills_batch: bool = False
+    """Whether the encoder always gets max_crops crops, blank ones where the image has fewer."""
 
     def _lower(self) -> _core.CropRule:
         rule = _core.CropRule()
         rule.crop_size = self.crop_size
+        rule.global_crop_size = self.global_crop_size or 0
         rule.patch_size = self.patch_size
         rule.pooling_rows, rule.pooling_cols = self.pooling
+        rule.global_pooling_rows, rule.global_pooling_cols = self.global_pooling or (0, 0)
         rule.left_margin, rule.right_margin = self.overlap_margins
         rule.global_crop = _core.GlobalCrop[self.global_crop.upper()]
         rule.global_first = self.global_position == "first"
         rule.fit = _core.Fit[self.fit.upper()]
         rule.global_fit = _core.Fit[self.global_fit.upper()]
+        rule.sizing = _core.Sizing[self.sizing.upper()]
+        rule.global_sizing = _core.Sizing[self.global_sizing.upper()]
+        rule.min_features, rule.max_features = self.min_features, self.max_features
+        rule.shortest_edge, rule.longest_crop_edge = self.shortest_edge, self.longest_crop_edge
+        rule.fills_batch = self.fills_batch
         return rule
 
 
@@ -142,27 +256,34 @@ class Tiled:
         + (global_tokens + global_extra if there is a global crop) + (split_extra if n > 1)
     """
 
-    tokens_per_crop: int
+    tokens_per_crop: int | None
+    """None: one for each feature of the crop's own size."""
     crop_extra_tokens: int = 0
     row_end_tokens: int = 0
     row_separator_tokens: int = 0
-    global_tokens: int | None = None
-    """As tokens_per_crop where None."""
+    global_tokens: int | Literal["features"] | None = None
+    """As tokens_per_crop where None; ``features``: one for each feature of its own size."""
     global_extra_tokens: int = 0
     image_extra_tokens: int = 0
     split_extra_tokens: int = 0
+    cross_attention_keys: int = 0
+    """Of a crop: what the language model's cross-attention layers read instead of tokens."""
 
     def _lower(self) -> _core.TokenRule:
         rule = _core.TokenRule()
         rule.shape = _core.TokenShape.TILED
-        rule.tokens_per_crop = self.tokens_per_crop
+        per_global = self.tokens_per_crop if self.global_tokens is None else self.global_tokens
+        rule.tokens_per_crop = self.tokens_per_crop or 0
+        rule.global_tokens = per_global if isinstance(per_global, int) else 0
+        rule.counts_features = self.tokens_per_crop is None
+        rule.counts_global_features = not isinstance(per_global, int)
         rule.crop_extra = self.crop_extra_tokens
         rule.row_end = self.row_end_tokens
         rule.row_separator = self.row_separator_tokens
-        rule.global_tokens = self.tokens_per_crop if self.global_tokens is None else self.global_tokens
         rule.global_extra = self.global_extra_tokens
         rule.image_extra = self.image_extra_tokens
         rule.split_extra = self.split_extra_tokens
+        rule.cross_attention_keys = self.cross_attention_keys
         return rule
 
 
@@ -187,8 +308,11 @@ class Stitched:
     """Around the global crop's features."""
     pool_across_crops: bool = False
     """Whether pooling sees the stitched map; otherwise each crop is pooled on its own."""
-    unpad: bool = False
-    """Whether rows and columns of the map that hold only padding are dropped."""
+    unpad: Literal["never", "by_ratio", "by_patches"] = "never"
+    """Whether rows and columns of the map that hold only padding are dropped: as the image's ratio tells, on both
+    sides; or whole patches of it, right and below."""
+    max_map_crops: int | None = None
+    """A larger map than this many crops make is scaled down."""
     num_additional_image_tokens: int = 0
     """Added once an image (a class token that the encoder emits, say)."""
     drop_class_token: bool = False
@@ -203,7 +327,8 @@ class Stitched:
         rule.global_extra = self.low_res_start_end_tokens
         rule.image_extra = self.num_additional_image_tokens - int(self.drop_class_token)
         rule.pool_across_crops = self.pool_across_crops
-        rule.unpad = self.unpad
+        rule.unpad = _core.Unpad[self.unpad.upper()]
+        rule.max_map_crops = self.max_map_crops or 0
         return rule
 
 
@@ -319,6 +444,17 @@ class Spec:
         """(first, last) max_crops that means something; a larger value acts like the last."""
         return self._core.knob_range
 
+    @property
+    def unbounded(self) -> str | None:
+        """Why no number of tokens holds for all images; None where one does."""
+        if isinstance(self.grid, WindowSnap):
+            return "the thinner an image, the smaller the windows that it is cut into"
+        if isinstance(self.tokens, Tiled) and self.crop.sizing == "area" and self.tokens.tokens_per_crop is None:
+            return "a crop keeps its ratio and costs what its size makes, however thin it is"
+        if isinstance(self.tokens, Tiled) and self.tokens.global_tokens == "features":
+            return "an image that is not split keeps its ratio and costs what its size makes, however thin it is"
+        return None
+
     def fields(self) -> dict[str, object]:
         """Every field of the grid, crop, token and pixel rules, by name."""
         return {f.name: getattr(rule, f.name) for rule in self._rules() for f in dataclasses.fields(rule)}
@@ -344,7 +480,7 @@ class Spec:
         fields = {self.aliases.get(name, name): value for name, value in changes.items() if name not in self.choices}
         # A field of the rules as they are is set before a choice replaces a rule, one of the new rule after it.
         fields = _set_fields(parts, fields)
-        for choice in changes.keys() & self.choices.keys():
+        for choice in (name for name in self.choices if name in changes):
             stands_for = self._choose(choice, changes[choice], own["chosen"])
             # A rule that a choice replaces is kept, with its numbers, for when the choice is taken back.
             replaced = {part: parts[part] for part in stands_for if part in parts}
@@ -366,7 +502,7 @@ class Spec:
     def _choose(self, choice: str, value: object, chosen: dict[str, str]) -> dict[str, Any]:
         """What a choice stands for; notes it in `chosen`. Nothing where it is made already."""
         values = self.choices[choice]
-        name = str(value).lower() if isinstance(value, bool) else value
+        name = str(value).lower() if isinstance(value, (bool, int)) else value
         if not isinstance(name, str) or name not in values:
             raise ValueError(f"[spec] {choice} of {self.key} must be one of {', '.join(values)}, got {value!r}")
         default = next(iter(values))
@@ -417,10 +553,10 @@ class Spec:
         raise AttributeError(f"Spec has no field {name!r}")
 
     def __repr__(self) -> str:
-        knob = f"{self.knob}={self.knob_value!r}"
+        knob = f", {self.knob}={self.knob_value!r}" if self.grid.knob_field else ""
         chosen = "".join(f", {name}={value!r}" for name, value in self.chosen.items())
         rules = f"{self.grid.policy}, crop {self.crop_size} px, {type(self.tokens).__name__.lower()} tokens"
-        return f"Spec({self.key!r}: {rules}, {knob}{chosen})"
+        return f"Spec({self.key!r}: {rules}{knob}{chosen})"
 
     @property
     def knob_value(self) -> object:
@@ -429,8 +565,8 @@ class Spec:
 
     def knob_at(self, max_crops: int) -> object:
         """What the model's own knob is set to for a max_crops, in the model's own unit; None where it has no knob."""
-        if isinstance(self.grid, CeilGrid):
-            return self._core.longest_edge_at(max_crops)
+        if isinstance(self.grid, (CeilGrid, WindowSnap)):
+            return self._core.edge_at(max_crops)
         if isinstance(self.grid, BestResolution):
             return tuple(self._core.resolutions_at(max_crops))
         return None if self.grid.knob_field is None else max_crops
@@ -499,9 +635,15 @@ def _is_finite(value: object) -> bool:
 
 _TYPES: dict[str, tuple[str, Callable[[Any], bool]]] = {
     "int": ("a 64-bit integer", _is_integer),
+    "float": ("a finite number", _is_finite),
     "int | None": ("a 64-bit integer or None", lambda value: value is None or _is_integer(value)),
     "bool": ("true or false", lambda value: isinstance(value, bool)),
     "tuple[int, int]": ("a pair of integers", _is_pair),
+    "tuple[int, int] | None": ("a pair of integers or None", lambda value: value is None or _is_pair(value)),
+    "int | Literal['features'] | None": (
+        "a 64-bit integer, 'features' or None",
+        lambda value: value in (None, "features") or _is_integer(value),
+    ),
     "tuple[float, float, float]": ("three finite numbers", _is_three_numbers),
     "tuple[tuple[int, int], ...]": (
         "a list of pairs of integers",

@@ -21,7 +21,7 @@ SPEC = Spec(
     description="LLaVA-NeXT (1.6): best of a list of resolutions, padding dropped",
     grid=BestResolution(resolutions=((336, 672), (672, 336), (672, 672), (1008, 336), (336, 1008))),
     crop=CropRule(crop_size=224, patch_size=14, fit="letterbox_ceil"),
-    tokens=Stitched(col_tokens=True, low_res_col_tokens=False, unpad=True),
+    tokens=Stitched(col_tokens=True, low_res_col_tokens=False, unpad="by_ratio"),
     knob="image_grid_pinpoints",
     aliases={"image_grid_pinpoints": "resolutions"},
     choices={

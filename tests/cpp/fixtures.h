@@ -7,6 +7,7 @@
 #include <optional>
 #include <ostream>
 #include <random>
+#include <string>
 #include <vector>
 
 #include "layout.h"
@@ -91,7 +92,7 @@ inline Spec stitched_best_resolution() {
     spec.crop.fit = Fit::kLetterboxCeil;
     spec.tokens.shape = TokenShape::kStitched;
     spec.tokens.col_tokens = 1;
-    spec.tokens.unpad = true;
+    spec.tokens.unpad = Unpad::kByRatio;
     return spec;
 }
 
@@ -123,6 +124,47 @@ inline Spec tiled_fixed(Grid grid) {
     return spec;
 }
 
+// Crops of 448 px, at most nine of them, by any policy.
+inline Spec tiled_search(GridPolicy policy, int64_t max_crops = 9) {
+    Spec spec = tiled_scale_fit(448, max_crops);
+    spec.name = "tiled-search-" + std::to_string(static_cast<int>(policy));
+    spec.grid.policy = policy;
+    spec.grid.covering_threshold = 0.9;
+    spec.grid.min_slice_size = 256;
+    spec.grid.min_ratio = 1.2;
+    spec.grid.max_image_size = 3 * 448;
+    spec.crop.patch_size = 14;
+    spec.crop.pooling_rows = spec.crop.pooling_cols = 4;
+    spec.crop.global_crop = GlobalCrop::kAlways;
+    return spec;
+}
+
+// Crops that keep the image's ratio and cost what their size makes.
+inline Spec sized_by_area() {
+    Spec spec = tiled_search(GridPolicy::kLogRatio);
+    spec.name = "sized-by-area";
+    spec.crop.sizing = spec.crop.global_sizing = Sizing::kArea;
+    spec.tokens.tokens_per_crop = spec.tokens.global_tokens = 0;
+    spec.tokens.counts_features = spec.tokens.counts_global_features = true;
+    return spec;
+}
+
+inline Spec sized_by_features() {
+    Spec spec = tiled_closest_ratio(10, 2, 512);
+    spec.name = "sized-by-features";
+    spec.grid.split = SplitGate::kAboveArea;
+    spec.grid.split_tolerance = 2.0;
+    spec.crop.patch_size = 16;
+    spec.crop.pooling_rows = spec.crop.pooling_cols = 2;
+    spec.crop.global_crop = GlobalCrop::kWhenSplit;
+    spec.crop.global_sizing = Sizing::kFeatures;
+    spec.crop.min_features = 64;
+    spec.crop.max_features = 256;
+    spec.tokens.global_tokens = 0;
+    spec.tokens.counts_global_features = true;
+    return spec;
+}
+
 // One of each policy and shape, with the variants that take another path through batch counting.
 inline std::vector<Spec> all_specs() {
     Spec clamped = overlapping_pooled_across();
@@ -133,7 +175,10 @@ inline std::vector<Spec> all_specs() {
     unpadded.tokens = stitched_best_resolution().tokens;
     return {overlapping_stitched(), overlapping_pooled_across(), clamped, unpadded, tiled_scale_fit(),
             tiled_closest_ratio(), tiled_closest_ratio(10, 2), stitched_best_resolution(), tiled_ceil_grid(),
-            tiled_fixed({2, 3}), tiled_fixed({0, 0})};
+            tiled_fixed({2, 3}), tiled_fixed({0, 0}), tiled_search(GridPolicy::kLogRatio),
+            tiled_search(GridPolicy::kCoveringArea), tiled_search(GridPolicy::kLargestCanvas),
+            tiled_search(GridPolicy::kPanAndScan), tiled_search(GridPolicy::kWindowSnap), sized_by_area(),
+            sized_by_features()};
 }
 
 inline Knob knob_of(const Spec& spec) { return resolve_knob(spec, std::nullopt); }
@@ -144,11 +189,13 @@ inline int64_t count_in(const Layout& layout, Count what) {
         case Count::kConnectorOutputs: return layout.connector_outputs;
         case Count::kVitPatches: return layout.vit_patches;
         case Count::kCrops: return layout.num_crops;
+        case Count::kCrossAttentionKeys: return layout.cross_attention_keys;
     }
     return -1;
 }
 
-constexpr Count kAllCounts[] = {Count::kSequenceTokens, Count::kConnectorOutputs, Count::kVitPatches, Count::kCrops};
+constexpr Count kAllCounts[] = {Count::kSequenceTokens, Count::kConnectorOutputs, Count::kVitPatches, Count::kCrops,
+                                Count::kCrossAttentionKeys};
 
 class Random {
 public:

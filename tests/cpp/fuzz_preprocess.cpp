@@ -56,10 +56,14 @@ Spec spec_from(Input& input) {
     spec.crop.global_first = input.coin();
     spec.crop.fit = kFits[input(0, 3)];
     spec.crop.global_fit = kFits[input(0, 3)];
-    spec.grid.policy = static_cast<GridPolicy>(input(0, 4));
+    spec.grid.policy = static_cast<GridPolicy>(input(0, 9));
     spec.grid.max_crops = input(1, 8);
     spec.grid.longest_edge = spec.grid.longest_edge_limit = 4 * spec.crop.crop_size;
     spec.grid.fixed_grid = {input(0, 3), input(0, 3)};
+    spec.grid.min_slice_size = 32;
+    spec.grid.min_ratio = 1.2;
+    spec.grid.max_image_size = 4 * spec.crop.crop_size;
+    spec.grid.covering_threshold = 0.9;
     spec.grid.resolutions = {{spec.crop.crop_size * input(1, 3), spec.crop.crop_size * input(1, 3)},
                              {spec.crop.crop_size + input(0, 40), spec.crop.crop_size + input(0, 40)}};
     spec.tokens.shape = input.coin() ? TokenShape::kStitched : TokenShape::kTiled;
@@ -69,7 +73,7 @@ Spec spec_from(Input& input) {
         spec.tokens.low_res_col_tokens = input(0, 2);
         spec.tokens.map_extra = input(0, 7) == 0 ? 0 : 2;
         spec.tokens.global_extra = 2;
-        spec.tokens.unpad = input(0, 7) == 0;
+        spec.tokens.unpad = input(0, 7) == 0 ? Unpad::kByRatio : Unpad::kNever;
     }
     return spec;
 }

@@ -253,7 +253,7 @@ TEST(Kernels, EveryIsaEqualsScalar) {
             EXPECT_TRUE(h[i] == static_cast<double>(sizes[2 * i]) && w[i] == static_cast<double>(sizes[2 * i + 1]));
         }
         kernels.scale_fit(scale_fit_params(spec, spec.grid.max_crops), h.data(), w.data(), n, rows.data(), cols.data());
-        kernels.counts(count_formula(spec, what), rows.data(), cols.data(), n, out.data());
+        kernels.counts(count_formula(spec, {}, what), rows.data(), cols.data(), n, out.data());
         return std::make_tuple(rows, cols, out);
     };
     const std::vector<Spec> specs = {overlapping_stitched(), overlapping_pooled_across(kMaxCropsLimit),

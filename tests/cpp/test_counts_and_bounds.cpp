@@ -15,6 +15,7 @@ int64_t naive_tiled(const Spec& spec, Grid grid, Count what) {
     const bool sequence = what == Count::kSequenceTokens;
     const auto of_crop = [&](int64_t features, int64_t extra) {
         if (what == Count::kCrops) return int64_t{1};
+        if (what == Count::kCrossAttentionKeys) return t.cross_attention_keys;
         return what == Count::kVitPatches ? patches : features + (sequence ? extra : 0);
     };
     int64_t sum = sequence ? t.image_extra : 0;
@@ -86,15 +87,16 @@ Spec random_spec(Random& random, GridPolicy policy) {
     crop.pooling_cols = random(1, 2);
     crop.left_margin = overlaps ? random(0, 1) : 0;
     crop.right_margin = overlaps ? random(0, 1) : 0;
-    crop.global_crop = GlobalCrop(random(0, 2));
+    crop.global_crop = GlobalCrop(random(0, 3));
     crop.global_first = random.coin();
     TokenRule& t = spec.tokens;
     for (int64_t* field : {&t.image_extra, &t.global_extra, &t.tokens_per_crop, &t.crop_extra, &t.row_end,
                            &t.row_separator, &t.global_tokens, &t.split_extra, &t.col_tokens, &t.map_extra,
-                           &t.low_res_col_tokens}) {
+                           &t.low_res_col_tokens, &t.cross_attention_keys}) {
         *field = random.coin() ? random(1, 9) : 0;
     }
-    t.shape = random.coin() ? TokenShape::kStitched : TokenShape::kTiled;
+    const bool in_parts = policy == GridPolicy::kPanAndScan || policy == GridPolicy::kWindowSnap;
+    t.shape = !in_parts && random.coin() ? TokenShape::kStitched : TokenShape::kTiled;
     const bool divisible = crop.margin_patches() == 0 || (crop.pooling_rows == 1 && crop.pooling_cols == 1);
     t.pool_across_crops = !divisible || random.coin();
     GridRule& grid = spec.grid;
@@ -102,16 +104,32 @@ Spec random_spec(Random& random, GridPolicy policy) {
     grid.max_crops = random(1, 10);
     grid.min_crops = random(1, 3);
     grid.clamp_reduced_sides = random.coin();
+    grid.largest_upscaling = random.coin();
+    grid.split = SplitGate(random(0, 3));
+    grid.split_tolerance = static_cast<double>(random(0, 20)) / 10.0;
+    crop.max_features = random(1, 9);
+    grid.compensated_sum = random.coin();
+    grid.max_grid_side = random.coin() ? random(1, 6) : 0;
+    grid.covering_threshold = static_cast<double>(random(3, 9)) / 10.0;
+    grid.transposed = random.coin();
+    grid.min_slice_size = random(1, 9);
+    grid.min_ratio = 1.0 + static_cast<double>(random(0, 30)) / 10.0;
+    grid.max_image_size = random(1, 60);
     grid.fixed_grid = {random(1, 3), random(1, 3)};
     if (policy == GridPolicy::kFixed && random(0, 3) == 0) grid.fixed_grid = {0, 0};
     grid.longest_edge = random(1, 5 * crop.crop_size);
     grid.longest_edge_limit = random(1, 5 * crop.crop_size);
     const bool listed = policy == GridPolicy::kBestResolution;
-    t.unpad = t.shape == TokenShape::kStitched && policy != GridPolicy::kFixed && crop.margin_patches() == 0 &&
-              policy != GridPolicy::kCeilGrid && random.coin();
-    if (t.unpad) {
+    const bool can_unpad = policy == GridPolicy::kScaleFit || policy == GridPolicy::kClosestRatio || listed;
+    const bool unpads = t.shape == TokenShape::kStitched && can_unpad && crop.margin_patches() == 0 && random.coin();
+    if (unpads && random.coin()) {
+        t.unpad = Unpad::kByPatches;
+        crop.fit = Fit::kTopLeft;
+    } else if (unpads) {
+        t.unpad = Unpad::kByRatio;
         crop.fit = Fit::kLetterboxCeil;
         crop.pooling_cols = crop.pooling_rows;
+        if (listed && random.coin()) t.max_map_crops = random(1, 3);
     }
     for (int64_t i = listed ? random(1, 5) : 0; i > 0; --i) {
         Size entry{random(1, 4) * crop.crop_size, random(1, 4) * crop.crop_size};
@@ -119,8 +137,11 @@ Spec random_spec(Random& random, GridPolicy policy) {
         if (random(0, 2) == 0) entry.width += random(0, 3);
         grid.resolutions.push_back(entry);
     }
-    const bool unsplit = policy == GridPolicy::kCeilGrid || (policy == GridPolicy::kFixed && grid.fixed_grid.rows == 0);
-    if (unsplit) crop.global_crop = GlobalCrop::kAlways;
+    const bool is_gated = grid.split == SplitGate::kAboveCrop || grid.split == SplitGate::kAboveArea;
+    const bool unsplit = in_parts || policy == GridPolicy::kCeilGrid || policy == GridPolicy::kLogRatio ||
+                         (policy == GridPolicy::kFixed && grid.fixed_grid.rows == 0) ||
+                         (policy == GridPolicy::kClosestRatio && is_gated);
+    if (unsplit && crop.global_crop == GlobalCrop::kNever) crop.global_crop = GlobalCrop::kAlways;
     validate(spec);
     return spec;
 }
@@ -135,7 +156,8 @@ TEST(Counts, EqualSumsOverCropsAndFeatures) {
         }
     }
     for (const Spec& spec : all_specs()) {
-        if (spec.tokens.unpad) continue;
+        const bool has_own_size = spec.crop.sizing != Sizing::kSquare || spec.crop.global_sizing != Sizing::kSquare;
+        if (spec.tokens.unpad != Unpad::kNever || has_own_size) continue;
         for (int i = 0; i < 300; ++i) {
             const Layout layout = make_layout(spec, knob_of(spec), {random(1, 4000), random(1, 4000)});
             for (const Count what : kAllCounts) {
@@ -147,7 +169,7 @@ TEST(Counts, EqualSumsOverCropsAndFeatures) {
 
 TEST(Counts, KnownFormulas) {
     const auto tokens = [](const Spec& spec, Grid grid) {
-        return count_of(spec, count_formula(spec, Count::kSequenceTokens), grid, {}, {1, 1});
+        return count_of(spec, count_formula(spec, {}, Count::kSequenceTokens), {grid, {}, {}, {}, {}}, {1, 1});
     };
     for (int64_t r = 1; r <= 12; ++r) {
         for (int64_t c = 1; c <= 12; ++c) {
@@ -230,7 +252,8 @@ std::vector<Size> images_to_cover(int64_t side) {
 }
 
 constexpr GridPolicy kPolicies[] = {GridPolicy::kFixed, GridPolicy::kScaleFit, GridPolicy::kClosestRatio,
-                                    GridPolicy::kBestResolution, GridPolicy::kCeilGrid};
+                                    GridPolicy::kBestResolution, GridPolicy::kCeilGrid, GridPolicy::kLogRatio,
+                                    GridPolicy::kCoveringArea, GridPolicy::kLargestCanvas, GridPolicy::kPanAndScan};
 
 TEST(Bounds, NoImageExceedsThemAndTheWitnessAttainsThem) {
     Random random(3);
@@ -241,12 +264,12 @@ TEST(Bounds, NoImageExceedsThemAndTheWitnessAttainsThem) {
             const KnobRange range = knob_range(spec);
             const int64_t max_crops = random(range.first, std::max(range.first, std::min<int64_t>(range.last, 16)));
             const Knob knob = round % 3 == 0 ? knob_of(spec) : resolve_knob(spec, max_crops);
-            int64_t most[] = {-1, -1, -1, -1};
+            int64_t most[] = {-1, -1, -1, -1, -1};
             for (const Size& image : images) {
                 const Layout layout = make_layout(spec, knob, image);
-                for (size_t i = 0; i < 4; ++i) most[i] = std::max(most[i], count_in(layout, kAllCounts[i]));
+                for (size_t i = 0; i < 5; ++i) most[i] = std::max(most[i], count_in(layout, kAllCounts[i]));
             }
-            for (size_t i = 0; i < 4; ++i) {
+            for (size_t i = 0; i < 5; ++i) {
                 const Bound bound = worst_case(spec, knob, kAllCounts[i]);
                 const std::string where = "policy " + std::to_string(int(policy)) + " round " + std::to_string(round);
                 ASSERT_LE(most[i], bound.count) << where << " count " << i;
@@ -254,6 +277,29 @@ TEST(Bounds, NoImageExceedsThemAndTheWitnessAttainsThem) {
                 const Layout again = make_layout(spec, knob, bound.layout.image);
                 ASSERT_EQ(count_in(again, kAllCounts[i]), bound.count) << where << " count " << i;
             }
+        }
+    }
+}
+
+TEST(Bounds, WithinALimitTheyAreTheMaximumOverAllOfIt) {
+    for (const Spec& spec : {sized_by_area(), sized_by_features(), tiled_search(GridPolicy::kWindowSnap)}) {
+        EXPECT_FALSE(is_bounded(spec, Count::kSequenceTokens)) << spec.name;
+        EXPECT_THROW(worst_case(spec, knob_of(spec), Count::kSequenceTokens), std::invalid_argument) << spec.name;
+        int64_t most = 0, most_square = 0;
+        for (int64_t height = 1; height <= 900; ++height) {
+            for (int64_t width = 1; width <= 900; ++width) {
+                const int64_t tokens = make_layout(spec, knob_of(spec), {height, width}).sequence_tokens;
+                most = std::max(most, tokens);
+                if (std::max(height, width) <= 2 * std::min(height, width)) most_square = std::max(most_square, tokens);
+            }
+        }
+        for (const int num_threads : {1, 3}) {
+            const auto within = [&](double max_ratio) {
+                return worst_cases(spec, knob_of(spec), {Count::kSequenceTokens}, {900, max_ratio, num_threads})[0];
+            };
+            EXPECT_EQ(within(0).count, most) << spec.name;
+            EXPECT_EQ(within(0).layout.sequence_tokens, most) << spec.name;
+            EXPECT_EQ(within(2).count, most_square) << spec.name;
         }
     }
 }
@@ -267,7 +313,7 @@ TEST(Bounds, KnownMaxima) {
     EXPECT_EQ(most(tiled_closest_ratio()), 3330);
     EXPECT_EQ(most(stitched_best_resolution()), 2928);
     EXPECT_EQ(most(tiled_ceil_grid()), 172 + 4 * (171 * 4 + 1));
-    EXPECT_EQ(worst_case(overlapping_stitched(12), {12, 0}, Count::kSequenceTokens).layout.grid, (Grid{12, 1}));
+    EXPECT_EQ(worst_case(overlapping_stitched(12), {12, 0, {}}, Count::kSequenceTokens).layout.grid, (Grid{12, 1}));
 }
 
 TEST(Bounds, TheLargestKnobOfTheLargestCropsHasAWitness) {
@@ -287,7 +333,7 @@ TEST(Bounds, TheLargestKnobIsTheInverse) {
         for (int round = 0; round < 30; ++round) {
             const Spec spec = random_spec(random, policy);
             const KnobRange range = knob_range(spec);
-            const int64_t last = std::min<int64_t>(range.last, 400);
+            const int64_t last = std::min<int64_t>(range.last, range.last == 512 ? 40 : 400);  // lists of all grids are slow
             for (const Count what : kAllCounts) {
                 const auto bound = [&](int64_t n) { return worst_case(spec, resolve_knob(spec, n), what).count; };
                 for (int64_t n = range.first; n < last; n += 7) ASSERT_LE(bound(n), bound(n + 1));

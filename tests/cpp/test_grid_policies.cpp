@@ -260,7 +260,7 @@ Cut naive_ceil_grid(int64_t T, int64_t L, int64_t limit, Size image) {
     const int64_t longer = crops(std::max(h, w));
     const int64_t shorter = crops(short_side(longer * T, h, w));
     const Grid grid = w >= h ? Grid{shorter, longer} : Grid{longer, shorter};
-    return {grid.count() <= 1 ? Grid{0, 0} : grid, {grid.rows * T, grid.cols * T}, intermediate};
+    return {grid.count() <= 1 ? Grid{0, 0} : grid, {grid.rows * T, grid.cols * T}, intermediate, {T, T}, {T, T}};
 }
 
 TEST(CeilGrid, EqualsTheThreeSteps) {

@@ -232,7 +232,7 @@ TEST(IndexTensors, RefuseTokensThatTheLayoutDoesNotCount) {
     specs[0].tokens.map_extra = 0;
     specs[1].tokens.global_extra = 1;
     specs[2].tokens.image_extra = 1;
-    specs[3].tokens.unpad = true;
+    specs[3].tokens.unpad = Unpad::kByRatio;
     specs[3].crop.fit = Fit::kLetterboxTrunc;
     specs[4].grid.policy = GridPolicy::kBestResolution;
     specs[4].grid.resolutions = {{13, 15}};  // crops that reach over the canvas

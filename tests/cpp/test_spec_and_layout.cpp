@@ -1,6 +1,8 @@
 // What a spec and a knob may be, and the views that a layout is executed from.
 #include "fixtures.h"
 
+#include "placement.h"
+
 #include <functional>
 #include <stdexcept>
 #include <string>
@@ -75,7 +77,6 @@ TEST(Validate, NamesTheGridField) {
     }
     for (const Spec& spec : {tiled_ceil_grid(), tiled_fixed({0, 0})}) {
         expect_rejected(spec, "global_crop", [](Spec& s) { s.crop.global_crop = GlobalCrop::kNever; });
-        expect_rejected(spec, "global_crop", [](Spec& s) { s.crop.global_crop = GlobalCrop::kWhenSplit; });
     }
 }
 
@@ -103,16 +104,18 @@ TEST(Validate, NamesTheTokenField) {
     drops_one.tokens.image_extra = -1;
     EXPECT_NO_THROW(validate(drops_one));
     expect_rejected(stitched_best_resolution(), "unpad", [](Spec& s) { s.crop.fit = Fit::kStretch; });
-    expect_rejected(overlapping_stitched(), "unpad", [](Spec& s) { s.tokens.unpad = true; });
+    expect_rejected(overlapping_stitched(), "unpad", [](Spec& s) { s.tokens.unpad = Unpad::kByRatio; });
 }
 
 void expect_range(const Spec& spec, int64_t first, int64_t last, int64_t usual) {
     EXPECT_EQ(knob_range(spec).first, first) << spec.name;
     EXPECT_EQ(knob_range(spec).last, last) << spec.name;
     EXPECT_EQ(default_max_crops(spec), usual) << spec.name;
-    for (const int64_t bad : {first - 1, int64_t{0}, int64_t{-5}, kMaxCropsLimit + 1}) {
+    // A fixed grid has no knob, so that every number leaves it as it is.
+    const int64_t least = spec.grid.policy == GridPolicy::kFixed ? 1 : first;
+    for (const int64_t bad : {least - 1, int64_t{0}, int64_t{-5}, kMaxCropsLimit + 1}) {
         const std::string message = error_of([&] { (void)resolve_knob(spec, bad); });
-        EXPECT_NE(message.find("max_crops must be in " + std::to_string(first) + ".."), std::string::npos) << message;
+        EXPECT_NE(message.find("max_crops must be in " + std::to_string(least) + ".."), std::string::npos) << message;
         EXPECT_NE(message.find(spec.name), std::string::npos) << message;
     }
     EXPECT_EQ(resolve_knob(spec, first).max_crops, first);
@@ -134,15 +137,15 @@ TEST(Knob, RangesDefaultsAndErrors) {
     expect_range(tiled_ceil_grid(), 1, 144, 16);
     expect_range(tiled_ceil_grid(5, 21, 33), 1, 49, 25);
     expect_range(tiled_ceil_grid(5, 1000, 33), 1, 49, 49);
-    expect_range(tiled_fixed({2, 3}), 1, 1, 6);
+    expect_range(tiled_fixed({2, 3}), 6, 6, 6);
     expect_range(tiled_fixed({0, 0}), 1, 1, 1);
 }
 
 TEST(Knob, CeilGridTakesTheLargestSquareAndStaysEven) {
     for (int64_t n = 1; n <= 150; ++n) {
         const int64_t side = std::min<int64_t>(floor_sqrt(n), 12);
-        EXPECT_EQ(resolve_knob(tiled_ceil_grid(), n).longest_edge, side * 364);
-        EXPECT_EQ(resolve_knob(tiled_ceil_grid(5, 20, 60), n).longest_edge, side * 5 / 2 * 2);
+        EXPECT_EQ(resolve_knob(tiled_ceil_grid(), n).edge, side * 364);
+        EXPECT_EQ(resolve_knob(tiled_ceil_grid(5, 20, 60), n).edge, side * 5 / 2 * 2);
         const Spec odd = tiled_ceil_grid(5, 20, 60);
         const Layout square = make_layout(odd, resolve_knob(odd, n), {9, 9});
         EXPECT_EQ(square.grid.count(), side == 1 ? 0 : side * side);
@@ -174,7 +177,9 @@ void expect_chain(const std::vector<std::pair<int64_t, int64_t>>& spans, int64_t
 
 void expect_views(const Spec& spec, const Layout& layout) {
     const std::vector<View> views = layout.views();
+    const Box whole{0, 0, layout.image.height, layout.image.width};
     int64_t crops = 0;
+    int64_t covered = 0;  // of the image by crops that are cut from it, pixels
     for (const View& view : views) {
         crops += static_cast<int64_t>(view.crops.size());
         expect_inside(view.content, view.canvas);
@@ -187,11 +192,18 @@ void expect_views(const Spec& spec, const Layout& layout) {
         EXPECT_TRUE(below - above >= 0 && below - above <= 1 && right - left >= 0 && right - left <= 1);
         for (const Box& box : view.crops) expect_inside(box, view.canvas);
         if (view.is_global) {
-            EXPECT_EQ(view.canvas, (Size{spec.crop.crop_size, spec.crop.crop_size}));
+            EXPECT_EQ(view.canvas, global_canvas(spec.crop, layout.image));
+            EXPECT_TRUE(view.source == whole);
             EXPECT_EQ(view.crops.size(), 1u);
             EXPECT_EQ(&view == &views.front(), spec.crop.global_first || views.size() == 1);
             continue;
         }
+        if (layout.from_parts) {
+            expect_inside(view.source, layout.image);
+            covered += view.source.height * view.source.width;
+            continue;
+        }
+        EXPECT_TRUE(view.source == whole);
         EXPECT_EQ(view.canvas, layout.canvas);
         ASSERT_EQ(static_cast<int64_t>(view.crops.size()), layout.grid.count());
         std::vector<std::pair<int64_t, int64_t>> rows, cols;
@@ -206,13 +218,18 @@ void expect_views(const Spec& spec, const Layout& layout) {
         expect_chain(cols, view.canvas.width, spec.crop.margin_size());
     }
     EXPECT_EQ(crops, layout.num_crops);
+    if (layout.from_parts) {
+        EXPECT_EQ(covered, whole.height * whole.width);
+        EXPECT_EQ(static_cast<int64_t>(views.size()), layout.num_crops);
+        return;
+    }
     EXPECT_EQ(views.size(), size_t{layout.has_global} + size_t{layout.grid.count() > 0});
 }
 
 TEST(Layout, ViewsCoverTheCanvasWithOverlapAndKeepTheContentInside) {
     std::vector<Spec> specs = all_specs();
     Spec ragged = stitched_best_resolution();
-    ragged.tokens.unpad = false;
+    ragged.tokens.unpad = Unpad::kNever;
     ragged.grid.resolutions = {{400, 700}, {1000, 336}};
     specs.push_back(ragged);
     Random random(2);

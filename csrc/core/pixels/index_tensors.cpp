@@ -62,10 +62,11 @@ void require_counted_tokens(const Spec& spec, const Layout& layout) {
 FeatureGrids feature_grids(const Spec& spec, const Layout& layout) {
     FeatureGrids grids;
     if (layout.has_global) {
-        grids.global = {ceil_div(spec.crop.crop_patches(), spec.crop.pooling_rows),
-                        ceil_div(spec.crop.crop_patches(), spec.crop.pooling_cols)};
+        const Grid pooling = spec.crop.global_pooling();
+        grids.global = {ceil_div(spec.crop.global_patches(), pooling.rows),
+                        ceil_div(spec.crop.global_patches(), pooling.cols)};
     }
-    if (layout.grid.count() > 0) grids.local = feature_map(count_formula(spec, Count::kSequenceTokens), layout.grid);
+    if (layout.grid.count() > 0) grids.local = feature_map(count_formula(spec, {}, Count::kSequenceTokens), layout.grid);
     return grids;
 }
 

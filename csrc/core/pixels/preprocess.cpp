@@ -505,6 +505,7 @@ void require_executable(const PixelRule& rule, const Layout& layout) {
     if (side % patch != 0) refuse("its crops of " + std::to_string(side) + " px are no whole number of patches");
     for (const View& view : layout.views()) {
         if (view.resizes.size() != 1 || view.from_local_canvas) refuse("its layout resizes more than once");
+        if (view.source != Box{0, 0, layout.image.height, layout.image.width}) refuse("its crops are cut before a resize");
         if (view.content.height < 1 || view.content.width < 1) {
             refuse("kept in its ratio it has a side of 0 px on a canvas of " + text(view.canvas));
         }
