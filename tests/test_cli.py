@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from sizes import within
 from typer.testing import CliRunner
 
 import maxcrops as mc
@@ -129,8 +130,10 @@ def test_help_names_all_commands():
 
 @pytest.mark.parametrize("key", mc.list_specs())
 def test_plan_json_is_the_plan(key, run):
-    status, out, err = run("plan", key, "--json", "--max-sequence-length", 5000, "--text-tokens", 100)
-    plan = mc.plan(mc.get_spec(key), max_sequence_length=5000, text_tokens=100)
+    limit = within(mc.get_spec(key))
+    flags = [part for name, value in limit.items() for part in (f"--{name.replace('_', '-')}", value)]
+    status, out, err = run("plan", key, "--json", "--max-sequence-length", 5000, "--text-tokens", 100, *flags)
+    plan = mc.plan(mc.get_spec(key), max_sequence_length=5000, text_tokens=100, **limit)
     assert err == ""
     assert json.loads(out) == {**json.loads(json.dumps(plan.to_dict())), "unreadable": []}
     assert status == (0 if plan.fits else 1)
@@ -146,12 +149,16 @@ def test_plan_passes_every_option_on(run):
 
 @pytest.mark.parametrize("key", mc.list_specs())
 def test_plan_says_the_answer(key, run):
-    plan = mc.plan(mc.get_spec(key))
-    status, out, err = run("plan", key)
+    limit = within(mc.get_spec(key))
+    flags = [part for name, value in limit.items() for part in (f"--{name.replace('_', '-')}", value)]
+    plan = mc.plan(mc.get_spec(key), **limit)
+    status, out, err = run("plan", key, *flags)
     own_unit = plan.knob_value != plan.largest_max_crops
     setting = f" ({plan.spec.knob}={plan.knob_value})" if own_unit else ""
-    assert own_unit == (plan.spec.knob in ("longest_edge", "image_grid_pinpoints"))
-    assert f"Largest safe max_crops: {plan.largest_max_crops}{setting}." in out
+    if plan.largest_max_crops is None:
+        assert "No max_crops is safe" in out
+    else:
+        assert f"Largest safe max_crops: {plan.largest_max_crops}{setting}." in out
     assert f"max_crops {plan.max_crops} is {plan.row.verdict}" in out
     assert str(plan.row.tokens) in out
     assert ("The knob ends there" in out) == plan.knob_ends

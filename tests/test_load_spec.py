@@ -468,9 +468,8 @@ def test_training_with_marks_of_pyyaml(mark, tmp_path):
     ("config", "named", "nearest"),
     [
         ({"model_type": "molmo3"}, "molmo3", "molmo2"),
-        ({"model_type": "internvl_chat"}, "internvl_chat", "internvl"),
+        ({"model_type": "internvl_chat2"}, "internvl_chat2", "internvl"),
         ({"model_type": "llava"}, "llava", "llava_next"),
-        ({"model_type": "qwen2_vl"}, "qwen2_vl", "molmo"),
         ({"model_type": "llama", "architectures": ["LlamaForCausalLM"]}, "llama", "llava_next"),
     ],
 )
@@ -481,6 +480,29 @@ def test_unknown_model(config, named, nearest, tmp_path):
     assert nearest in str(error.value)
     assert str(tmp_path) in str(error.value)
     assert isinstance(error.value, KeyError)
+
+
+@pytest.mark.parametrize(
+    ("files", "named", "knob"),
+    [
+        ({"config": {"model_type": "qwen2_vl"}}, "qwen2_vl", "max_pixels"),
+        ({"config": {"model_type": "gemma4"}}, "gemma4", "max_soft_tokens"),
+        (
+            {"preprocessor": {"image_processor_type": "Qwen2VLImageProcessorFast"}},
+            "Qwen2VLImageProcessorFast",
+            "pixels",
+        ),
+    ],
+)
+def test_models_without_crops_are_refused_in_one_sentence(files, named, knob, tmp_path):
+    with pytest.raises(mc.UnsupportedError, match=rf"{named} encodes images at their own resolution.*{knob}"):
+        mc.load_spec(_folder(tmp_path, **files))
+
+
+@pytest.mark.parametrize("name", ["qwen2_vl", "Qwen/Qwen2.5-VL-7B-Instruct", "mistral3", "Qwen/Qwen3-VL-8B-Instruct"])
+def test_names_of_models_without_crops(name):
+    with pytest.raises(mc.UnsupportedError, match="cuts no crops"):
+        mc.get_spec(name)
 
 
 def test_files_that_name_nothing(tmp_path):

@@ -7,6 +7,7 @@ import sys
 
 import numpy as np
 import pytest
+from sizes import within
 
 import maxcrops as mc
 from maxcrops.planning import Distribution, ImageSummary, SequenceLimit
@@ -40,16 +41,17 @@ def test_largest_at_4096(key, text_tokens, largest):
 @pytest.mark.parametrize("key", SPECS)
 def test_largest_fits_and_next_does_not(key, budget):
     spec = mc.get_spec(key)
-    plan = mc.plan(spec, max_sequence_length=budget, text_tokens=200)
+    limit = within(spec)
+    plan = mc.plan(spec, max_sequence_length=budget, text_tokens=200, **limit)
     first, last = spec.max_crops_range
     largest = plan.largest_max_crops
     if largest is None:
-        assert mc.worst_case(spec, max_crops=first).tokens + 200 > budget
+        assert mc.worst_case(spec, max_crops=first, **limit).tokens + 200 > budget
         return
-    assert mc.worst_case(spec, max_crops=largest).tokens + 200 <= budget
+    assert mc.worst_case(spec, max_crops=largest, **limit).tokens + 200 <= budget
     assert plan.knob_ends == (largest == last)
     if not plan.knob_ends:
-        assert mc.worst_case(spec, max_crops=largest + 1).tokens + 200 > budget
+        assert mc.worst_case(spec, max_crops=largest + 1, **limit).tokens + 200 > budget
         assert plan.next_row is not None
         assert plan.next_row.max_crops == largest + 1
     fitting = [row.max_crops for row in plan.rows if row.fits]
@@ -131,16 +133,21 @@ def test_max_crops_asked_for_is_judged():
 def test_rows_are_the_bound(key):
     spec = mc.get_spec(key)
     text_tokens, budget = 300, 9000
-    plan = mc.plan(spec, max_sequence_length=budget, text_tokens=text_tokens)
+    limit = within(spec)
+    plan = mc.plan(spec, max_sequence_length=budget, text_tokens=text_tokens, **limit)
     assert [row.max_crops for row in plan.rows] == sorted({row.max_crops for row in plan.rows})
     assert plan.rows[0].max_crops == spec.max_crops_range[0]
-    default = mc.worst_case(spec).tokens
+    default = mc.worst_case(spec, **limit).tokens
     for row in plan.rows:
-        bound = mc.worst_case(spec, max_crops=row.max_crops)
+        bound = mc.worst_case(spec, max_crops=row.max_crops, **limit)
         assert (row.tokens, row.grid, row.witness) == (bound.tokens, bound.grid, bound.witness)
-        assert row.num_crops == mc.worst_case(spec, max_crops=row.max_crops, count="crops").tokens
+        assert row.num_crops == mc.worst_case(spec, max_crops=row.max_crops, count="crops", **limit).tokens
         for count in ("connector_outputs", "vit_patches"):
-            assert getattr(row, count) == mc.worst_case(spec, max_crops=row.max_crops, count=count).tokens
+            if getattr(row, count) is None:
+                with pytest.raises(mc.UnboundedError):
+                    mc.worst_case(spec, max_crops=row.max_crops, count=count)
+                continue
+            assert getattr(row, count) == mc.worst_case(spec, max_crops=row.max_crops, count=count, **limit).tokens
         assert row.left_for_text == budget - bound.tokens
         (use,) = row.uses
         assert (use.limit, use.evidence, use.unit) == ("sequence", "exact", "tokens")
@@ -413,7 +420,7 @@ def test_rule_of_thumb_brackets():
 @pytest.mark.parametrize("key", SPECS)
 def test_plain_data(key):
     spec = mc.get_spec(key)
-    plan = mc.plan(spec, sizes=SIZES, max_sequence_length=6000)
+    plan = mc.plan(spec, sizes=SIZES, max_sequence_length=6000, **within(spec))
     data = json.loads(json.dumps(plan.to_dict(), allow_nan=False))
     assert data["largest_max_crops"] == plan.largest_max_crops
     assert data["verdict"] == plan.row.verdict

@@ -12,7 +12,8 @@ import pytest
 
 import maxcrops as mc
 
-ROOT = Path(__file__).parent.parent
+TESTS = Path(__file__).parent
+ROOT = TESTS.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
@@ -26,6 +27,14 @@ def test_every_model_is_named() -> None:
     models = README.partition("## Models")[2].partition("\n## ")[0]
     missing = [key for key in mc.list_specs() if f"`{key}`" not in models]
     assert missing == []
+
+
+def test_table_of_families_is_the_registry() -> None:
+    printed = subprocess.run(
+        [sys.executable, "-m", "maxcrops", "specs", "--markdown"], capture_output=True, text=True, check=True, cwd=TESTS
+    ).stdout
+    table = README.partition("<!-- families: maxcrops specs --markdown -->\n")[2].partition("<!-- /families -->")[0]
+    assert table == printed
 
 
 def test_rule_of_thumb_table() -> None:
@@ -42,7 +51,7 @@ def test_rule_of_thumb_table() -> None:
 
 def test_plan_listing() -> None:
     command = [sys.executable, "-m", "maxcrops", "plan", "molmo-7b-d", "--max-crops", "33"]
-    printed = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT / "tests").stdout
+    printed = subprocess.run(command, capture_output=True, text=True, check=False, cwd=TESTS).stdout
     printed_lines = {line.rstrip() for line in printed.splitlines()}
     listing = README.partition("$ maxcrops plan molmo-7b-d --max-crops 33\n")[2].partition("```")[0]
     lines = [line.rstrip() for line in listing.splitlines() if line.strip() not in ("", "...")]

@@ -10,10 +10,11 @@ from rich.console import Console, JustifyMethod
 from rich.markup import escape
 from rich.table import Table
 
+from maxcrops._bounds import worst_case
 from maxcrops.cli._options import plural
 from maxcrops.planning import Plan, PlanRow, RuleOfThumb
 from maxcrops.planning.rule_of_thumb import RECOMMENDATIONS, TOKENS_PER_CROP, TOKENS_PER_CROP_WITH_SPECIALS
-from maxcrops.specs import Spec
+from maxcrops.specs import FAMILIES, Spec
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -235,7 +236,7 @@ def plan_table(plan: Plan, *, every: bool = False, narrow: bool = False) -> Tabl
                 f"{row.attention:.2f}x",
                 str(row.num_crops),
                 str(row.connector_outputs),
-                str(row.vit_patches),
+                "" if row.vit_patches is None else str(row.vit_patches),
             ]
         )
     columns = (
@@ -251,7 +252,11 @@ def plan_table(plan: Plan, *, every: bool = False, narrow: bool = False) -> Tabl
         "ViT patches",
     )
     kept = 7 if narrow else len(columns)
-    return table("Worst case over all image sizes, exact", columns[:kept], [row[:kept] for row in rows])
+    images = "all image sizes"
+    if plan.max_side is not None:
+        ratio = "" if plan.max_ratio is None else f" and a ratio of {plan.max_ratio:g}"
+        images = f"all images up to {plan.max_side} px a side{ratio}"
+    return table(f"Worst case over {images}, exact", columns[:kept], [row[:kept] for row in rows])
 
 
 def plan_footer(plan: Plan) -> str:
@@ -439,6 +444,37 @@ def specs_table(specs: Sequence[Spec]) -> Table:
     ]
     columns = ("model", "family", "grid policy", "crop", "max_crops", "knob", "source")
     return table("", columns, rows, left=("model", "family", "grid policy", "knob", "source"))
+
+
+def families_markdown() -> str:
+    """The README's table: one line a family, from the registry."""
+    lines = [
+        "| model | cut | knob = default | worst case at default | checked against |",
+        "| --- | --- | --- | ---: | --- |",
+    ]
+    for family in FAMILIES:
+        spec = family.spec
+        keys = ", ".join(f"`{key}`" for key in family.specs())
+        knob = spec.knob_value
+        default = f"{len(knob)} sizes" if isinstance(knob, tuple) else str(knob)
+        knob_text = f"`{spec.knob}` = {default}" if spec.grid.knob_field else f"`{spec.knob}`"
+        cut = spec.grid.policy
+        for choice, values in spec.choices.items():
+            policies = {changes["grid"].policy for changes in values.values() if "grid" in changes}
+            if len(policies) > 1:
+                cut = f"{spec.grid.policy}; by `{choice}` {', '.join(sorted(policies - {spec.grid.policy}))}"
+        processor = any(source.where.startswith("transformers ") for source in spec.sources)
+        evidence = "its processor in transformers" if processor else "a reference of our own"
+        lines.append(f"| {keys} | {cut} | {knob_text} | {_worst_text(spec)} | {evidence} |")
+    return "\n".join(lines)
+
+
+def _worst_text(spec: Spec) -> str:
+    if spec.unbounded is not None:
+        return "unbounded"
+    tokens = str(worst_case(spec).tokens)
+    keys = worst_case(spec, count="cross_attention_keys").tokens
+    return f"{tokens} and {keys} keys" if keys else tokens
 
 
 def spec_lines(spec: Spec) -> list[str]:

@@ -7,14 +7,80 @@ from functools import cache
 from typing import Any
 
 from maxcrops.exceptions import UnknownSpecError
-from maxcrops.specs import idefics3, internvl, llava_next, molmo, molmo2, smolvlm
+from maxcrops.specs import (
+    aria,
+    aya_vision,
+    cohere2_vision,
+    colmodernvbert,
+    deepseek_ocr2,
+    deepseek_vl2,
+    gemma3,
+    got_ocr2,
+    granite4_vision,
+    granite_docling,
+    idefics2,
+    idefics3,
+    internvl,
+    internvl_chat,
+    lfm2_vl,
+    llama4,
+    llava_next,
+    llava_onevision,
+    minicpmv2_6,
+    minicpmv4_6,
+    mllama,
+    molmo,
+    molmo2,
+    nvlm_d,
+    ovis2,
+    perception_lm,
+    phi4_multimodal,
+    qianfan_ocr,
+    smolvlm,
+    step3p7,
+    unlimited_ocr,
+)
 from maxcrops.specs._family import Family
 from maxcrops.specs._spec import Source, Spec, Taken
+from maxcrops.specs.native import refuse
 
 __all__ = ["FAMILIES", "Family", "Source", "Spec", "Taken", "get_spec", "list_specs", "nearest_keys"]
 
 FAMILIES: tuple[Family, ...] = tuple(
-    module.FAMILY for module in (molmo, molmo2, internvl, llava_next, idefics3, smolvlm)
+    module.FAMILY
+    for module in (
+        molmo,
+        molmo2,
+        cohere2_vision,
+        aya_vision,
+        internvl,
+        internvl_chat,
+        qianfan_ocr,
+        got_ocr2,
+        nvlm_d,
+        llava_next,
+        llava_onevision,
+        granite4_vision,
+        deepseek_vl2,
+        aria,
+        mllama,
+        llama4,
+        idefics3,
+        smolvlm,
+        colmodernvbert,
+        granite_docling,
+        idefics2,
+        gemma3,
+        phi4_multimodal,
+        ovis2,
+        lfm2_vl,
+        minicpmv4_6,
+        minicpmv2_6,
+        deepseek_ocr2,
+        unlimited_ocr,
+        step3p7,
+        perception_lm,
+    )
 )
 
 
@@ -69,6 +135,7 @@ def get_spec(key: str, **changes: Any) -> Spec:
 
     Raises:
         UnknownSpecError: no such key; the message names the nearest ones.
+        UnsupportedError: a model that encodes images at their own resolution and cuts no crops.
         TypeError: a field that the spec does not have; the message lists the fields.
         ValueError: a value that does not fit.
 
@@ -81,6 +148,7 @@ def get_spec(key: str, **changes: Any) -> Spec:
         raise TypeError(f"[get_spec] key must be a string, got {key!r}")
     known = _by_name().get(_normalised(key))
     if known is None:
+        refuse("get_spec", key)
         nearest = nearest_keys(key)
         hint = f"the nearest known ones are {', '.join(nearest)}" if nearest else f"known are {', '.join(list_specs())}"
         raise UnknownSpecError(f"[get_spec] no model is known as {key!r}; {hint}")

@@ -9,11 +9,12 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from maxcrops.exceptions import ConfigError, UnknownSpecError
+from maxcrops.exceptions import ConfigError, UnknownSpecError, UnsupportedError
 from maxcrops.specs import FAMILIES, Family, nearest_keys
 from maxcrops.specs._family import Document, Read
 from maxcrops.specs._spec import Spec, Taken
 from maxcrops.specs._training_config import read_settings
+from maxcrops.specs.native import refuse
 
 _TRAINING_FILES = ("config.yaml", "model.yaml")
 
@@ -69,6 +70,7 @@ def load_spec(folder: str | PathLike[str]) -> Spec:
     Raises:
         FileNotFoundError: no such folder, or none of these files in it.
         UnknownSpecError: the files name no known model; the message says what they name and the nearest known ones.
+        UnsupportedError: they name a model that encodes images at their own resolution and cuts no crops.
         ConfigError: a file cannot be read, or a value does not fit.
     """
     path = Path(folder)
@@ -83,6 +85,8 @@ def load_spec(folder: str | PathLike[str]) -> Spec:
     try:
         family = _recognise(files, path)
         return _build(family, files, path)
+    except UnsupportedError:
+        raise
     except (TypeError, ValueError) as error:
         raise ConfigError(f"[load_spec] {path}: {error}") from error
 
@@ -147,6 +151,7 @@ def _recognise(files: dict[Document, _File], path: Path) -> Family:
         score, index = max((score, index) for index, score in enumerate(scores))
         if score:
             return FAMILIES[index]
+    refuse("load_spec", *named)
     told = f"its files name {', '.join(dict.fromkeys(named))}" if named else "its files name no model"
     words = " ".join(named) or path.name
     nearest = list(dict.fromkeys(key for word in [*named, path.name] for key in nearest_keys(word))) or nearest_keys(

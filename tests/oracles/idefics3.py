@@ -58,12 +58,12 @@ class Oracle:
             rows.append((*split, self._tokens(*split[:2])))
         return answers(rows)
 
-    def preprocess(self, height: int, width: int) -> tuple[tuple[int, int], int, int]:
-        """(grid, crops, tokens) of real pixel values of a black image."""
+    def preprocess(self, height: int, width: int) -> tuple[int, int]:
+        """(crops, tokens) of real pixel values of a black image."""
         image_processor = self.image_processor_class(**self.settings)
         image = np.zeros((height, width, 3), dtype=np.uint8)
         out = image_processor.preprocess(
             image, input_data_format="channels_last", return_row_col_info=True, return_tensors="pt"
         )
         [[rows]], [[cols]] = out["rows"], out["cols"]
-        return (rows, cols), out["pixel_values"].shape[1], self._tokens(rows, cols)
+        return out["pixel_values"].shape[1], self._tokens(rows, cols)

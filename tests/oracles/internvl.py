@@ -58,23 +58,16 @@ class Oracle:
         return canvas_height // self.size, canvas_width // self.size, crops.shape[1]
 
     def __call__(self, sizes: npt.NDArray[np.int64]) -> Answers:
-        rows = []
-        for height, width in sizes.tolist():
-            cut = self._cut(height, width)
-            rows.append((*cut, self._tokens(cut[2])))
-        counted = self.processor._get_num_multimodal_tokens(sizes.tolist())
-        found = answers(rows)
-        assert counted.num_image_tokens == found.tokens.tolist()
-        assert counted.num_image_patches == found.crops.tolist()
-        return found
-
-    def search(self, sizes: npt.NDArray[np.int64]) -> Answers:
-        """The search alone and what the processor counts by it: ten times as quick."""
+        """By the search, which is ten times as quick as the cut; a tenth is cut."""
         args = ((self.size, self.size), self.settings["min_patches"], self.settings["max_patches"])
         found = [get_optimal_tiled_canvas((height, width), *args) for height, width in sizes.tolist()]
         counted = self.processor._get_num_multimodal_tokens(sizes.tolist())
         columns = (counted.num_image_patches, counted.num_image_tokens)
-        return answers([(r, c, n, t) for (c, r), n, t in zip(found, *columns, strict=True)])
+        rows = [(r, c, n, t) for (c, r), n, t in zip(found, *columns, strict=True)]
+        for (height, width), row in zip(sizes.tolist()[::10], rows[::10], strict=True):
+            cut = self._cut(height, width)
+            assert (*cut, self._tokens(cut[2])) == row
+        return answers(rows)
 
     def preprocess(self, height: int, width: int) -> tuple[int, int]:
         """(crops, tokens) of real pixel values of a black image."""
