@@ -37,7 +37,7 @@ def launches() -> Iterator[tuple[str, Any, dict[str, str], dict[str, Any]]]:
         types = {**out, "workspace_ptr": "*fp32", **TABLES, **BEGINS}
         yield f"antialiased-{dtype}", kernels.antialiased_crops_kernel, types, molmo
     types = {"workspace_ptr": "*fp32", **TABLES, **SEARCH}
-    yield "resized-rows", kernels.resized_rows_kernel, types, {"BLOCK": kernels.BLOCK}
+    yield "resized-rows", kernels.resized_rows_kernel, types, {"TILE": kernels.TILE}
 
 
 def compiled(kernel: Any, types: dict[str, str], constants: dict[str, Any], arch: int) -> Any:
@@ -51,17 +51,55 @@ def compiled(kernel: Any, types: dict[str, str], constants: dict[str, Any], arch
     return triton.compile(source, target=GPUTarget("cuda", arch, 32), options=dict(kernels.OPTIONS))
 
 
-def resources(cubin: bytes) -> dict[str, int]:
-    """Registers a thread, bytes of stack, shared and local memory, as the wheel's own cuobjdump lists them."""
-    tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+def listed(tool: str, options: list[str], cubin: bytes) -> str:
+    """What one of the wheel's own tools says of a kernel."""
+    path = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / tool
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(cubin)
         file.flush()
-        command = [str(tool), "-res-usage", file.name]
-        listed = subprocess.run(command, capture_output=True, text=True, check=True).stdout
-    found = re.search(r"REG:(\d+) STACK:(\d+) SHARED:(\d+) LOCAL:(\d+)", listed)
-    assert found, listed
+        return subprocess.run([path, *options, file.name], capture_output=True, text=True, check=True).stdout
+
+
+def resources(cubin: bytes) -> dict[str, int]:
+    """Registers a thread, bytes of stack, shared and local memory."""
+    usage = listed("cuobjdump", ["-res-usage"], cubin)
+    found = re.search(r"REG:(\d+) STACK:(\d+) SHARED:(\d+) LOCAL:(\d+)", usage)
+    assert found, usage
     return dict(zip(("registers", "stack", "shared", "local"), map(int, found.groups()), strict=True))
+
+
+def instructions(cubin: bytes) -> dict[str, Any]:
+    """The most that a thread executes: from begin to end if no loop is repeated, and of each loop's body, in the order
+    of their ends. What a kernel calls, the slow path of a division, is left out."""
+    lines, labels = list[str](), dict[str, int]()
+    for line in listed("nvdisasm", ["-c"], cubin).splitlines():
+        if label := re.match(r"(\.L_\w+):", line):
+            labels[label[1]] = len(lines)
+        elif found := re.match(r"\s+/\*[0-9a-f]{4,}\*/\s+(.*?)\s*;", line):
+            lines.append(found[1])
+    behind = list[set[int]]()  # of each, those that may be next, loops not repeated
+    loops = list[tuple[int, int]]()
+    for index, line in enumerate(lines):
+        jump = re.match(r"(@\S+ )?(?:BRA(\.DIV)?|(EXIT|RET))\b(?:.*\((\.L_\w+)\))?", line)
+        following = {index + 1}
+        if jump and not jump[2]:  # a branch for divided warps is never taken by whole ones
+            target = labels.get(jump[4], 0)
+            if not jump[1] and not re.search(r"\bU?P\d", line):
+                following.clear()
+            if not jump[3] and target > index:
+                following.add(target)
+            elif not jump[3] and target < index:
+                loops.append((target, index))
+        behind.append({other for other in following if other < len(lines)})
+
+    def most(begin: int, end: int) -> int:
+        longest = [0] * (len(lines) + 1)
+        for index in range(end, begin - 1, -1):
+            inside = [longest[other] for other in behind[index] if begin < other <= end]
+            longest[index] = (not lines[index].startswith("NOP")) + max(inside, default=0)
+        return longest[begin]
+
+    return {"once": most(0, len(lines) - 1), "loops": [most(begin, end) for begin, end in loops]}
 
 
 def count(pattern: str, ptx: str) -> int:
@@ -73,6 +111,7 @@ def facts_of(kernel: Any) -> dict[str, Any]:
     ptx = re.sub(r"//.*", "", kernel.asm["ptx"])
     return {
         **resources(kernel.asm["cubin"]),
+        "instructions": instructions(kernel.asm["cubin"]),
         "dynamic_shared": kernel.metadata.shared,
         "threads": kernel.metadata.num_warps * 32,
         "stores": re.findall(r"st\.global\S*", ptx),

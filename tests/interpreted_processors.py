@@ -29,7 +29,8 @@ PHOTO, OTHER = (RNG.integers(0, 256, (*size, 3), dtype=np.uint8) for size in ((7
 @pytest.fixture(autouse=True)
 def large_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """A program costs the interpreter the same for any number of values."""
-    monkeypatch.setattr(kernels, "BLOCK", 1 << 16)
+    monkeypatch.setattr(kernels, "BLOCK", 2048)
+    monkeypatch.setattr(kernels, "TILE", 1 << 16)
 
 
 @pytest.fixture(scope="module")

@@ -41,5 +41,14 @@ def make_exact() -> None:
         tensor.__index__ = lambda self: int(self.handle.data.reshape(-1)[0])
 
     interpreter._patch_lang_tensor = patch_lang_tensor
+    interpreter.InterpretedFunction.__call__ = _call
     # Tensors on the CPU are written where they are: copying them back would touch every page of a sparse one.
     interpreter.GridExecutor._restore_args_dev = lambda *arguments: None
+
+
+def _call(self: Any, *arguments: Any, **more: Any) -> Any:
+    """A function that a kernel calls. It would patch the language anew, which takes longer than most of ours, and which
+    a kernel that uses the same names has done."""
+    if tl not in self.fn.__globals__.values():
+        interpreter._patch_lang(self.fn)
+    return self.rewrite()(*arguments, **more)

@@ -47,20 +47,14 @@ CROP_OUTPUT: tl.constexpr = tl.constexpr(int(_Crop.OUTPUT))
 
 TO_INTEGER: tl.constexpr = tl.constexpr(12582912.0)  # 1.5 * 2^23: a float32 of |x| < 2^22 plus this has no fraction
 
-BLOCK = 512
-"""Output values a program of either pass makes."""
+BLOCK = 128
+"""Values side by side of each row of a crop that a program makes, four a thread."""
 
-OPTIONS: dict[str, Any] = {"num_warps": 4, "enable_fp_fusion": False}
+TILE = 128
+"""Values of horizontally resized rows that a program makes."""
+
+OPTIONS: dict[str, Any] = {"num_warps": 1, "enable_fp_fusion": False}
 """Of every launch. Without fusion, a product and a sum are two roundings; tl.fma stays one."""
-
-
-@triton.jit
-def _by_channel(constants, first: tl.constexpr, channel):
-    """Each lane's of three floats."""
-    red = tl.load(constants + first)
-    green = tl.load(constants + first + 1)
-    blue = tl.load(constants + first + 2)
-    return tl.where(channel == 0, red, tl.where(channel == 1, green, blue))
 
 
 @triton.jit
@@ -74,16 +68,54 @@ def _high(word):
 
 
 @triton.jit
-def _canvas_place(value, PATCH: tl.constexpr, SIDE: tl.constexpr):
-    """(row, col, channel) within its crop of each value of a crop, patch by patch."""
-    patch_values: tl.constexpr = 3 * PATCH * PATCH
-    row_values: tl.constexpr = 3 * PATCH
-    patch = value // patch_values
-    in_patch = value % patch_values
-    in_row = in_patch % row_values
-    row = patch // SIDE * PATCH + in_patch // row_values
-    col = patch % SIDE * PATCH + in_row // 3
-    return row, col, in_row % 3
+def _patch_row(words_ptr, view_words, crop_words, PATCH: tl.constexpr, SIDE: tl.constexpr, BLOCK: tl.constexpr):
+    """What a program of a crop makes: its crop, the view of that, its first row of `PATCH` and which values of a row,
+    both counted within the crop, and whether there is such a value."""
+    row_values: tl.constexpr = 3 * PATCH * SIDE
+    blocks: tl.constexpr = (row_values + BLOCK - 1) // BLOCK
+    program = tl.program_id(0)
+    crop = words_ptr + crop_words + (program // (SIDE * blocks)).to(tl.int64) * CROP_WORDS
+    view = words_ptr + view_words + tl.load(crop + CROP_VIEW) * VIEW_WORDS
+    value = program % blocks * BLOCK + tl.arange(0, BLOCK)
+    return crop, view, program // blocks % SIDE * PATCH, value, value < row_values
+
+
+@triton.jit
+def _in_patches(out_ptr, crop, row, value, PATCH: tl.constexpr, SIDE: tl.constexpr, ALIGNMENT: tl.constexpr):
+    """Where the values of a first row of patches go. The next row of a patch is 3 * PATCH elements behind."""
+    out = out_ptr + tl.multiple_of(tl.load(crop + CROP_OUTPUT), ALIGNMENT) + row * (3 * PATCH * SIDE)
+    return out + (value // (3 * PATCH) * (3 * PATCH * PATCH) + value % (3 * PATCH))
+
+
+@triton.jit
+def _two_taps(view, first, value):
+    """Where two pixels side by side lie for each value of a row, behind a source, given the first one's column. That
+    source is the lowest address of a row: offsets are unsigned, and need no sign in the upper half of an address."""
+    last = tl.load(view + WIDTH).to(tl.int32) - 1
+    col_stride = tl.load(view + COL_STRIDE).to(tl.int32)
+    channel_stride = tl.load(view + CHANNEL_STRIDE).to(tl.int32)
+    lowest = tl.minimum(last * col_stride, 0) + tl.minimum(2 * channel_stride, 0)
+    source = tl.load(view + ADDRESS).to(tl.pointer_type(tl.uint8)) + lowest
+    channel = value % 3 * channel_stride - lowest
+    left = (first * col_stride + channel).to(tl.uint32)
+    right = (tl.minimum(first + 1, last) * col_stride + channel).to(tl.uint32)
+    return source, left, right
+
+
+@triton.jit
+def _blended_row(source, left, right, u0, u1):
+    a, b = tl.load(source + left).to(tl.float32), tl.load(source + right).to(tl.float32)
+    return tl.fma(a, u0, b * u1)
+
+
+@triton.jit
+def _round_and_normalize(pixel, offset, divisor, high, low, BY_ARITHMETIC: tl.constexpr):
+    """Weights are in 0..1, and two add up to 1 but for a rounding: what is rounded to 8 bits needs no bounds."""
+    difference = (pixel + TO_INTEGER) - TO_INTEGER - offset
+    if BY_ARITHMETIC:
+        return tl.fma(difference, high, difference * low)
+    else:
+        return tl.div_rn(difference, divisor)
 
 
 @triton.jit(do_not_specialize=["view_words", "crop_words"])
@@ -100,57 +132,59 @@ def rounded_crops_kernel(
     BY_ARITHMETIC: tl.constexpr,  # whether the reciprocals give what the division gives
 ):
     """Two taps an axis, rounded half to even to 8 bits, then normalised."""
-    num_values: tl.constexpr = 3 * PATCH * PATCH * SIDE * SIDE
-    blocks: tl.constexpr = (num_values + BLOCK - 1) // BLOCK
-    program = tl.program_id(0)
-    crop = words_ptr + crop_words + (program // blocks).to(tl.int64) * CROP_WORDS
-    view = words_ptr + view_words + tl.load(crop + CROP_VIEW) * VIEW_WORDS
-    value = program % blocks * BLOCK + tl.arange(0, BLOCK)
-    inside = value < num_values
-    row, col, channel = _canvas_place(value, PATCH, SIDE)
-    row += tl.load(crop + CROP_TOP).to(tl.int32)
-    col += tl.load(crop + CROP_LEFT).to(tl.int32)
-
-    row_tap = tl.load(words_ptr + tl.load(view + ROWS) + row, mask=inside, other=0)
-    col_tap = tl.load(words_ptr + tl.load(view + COLS) + col, mask=inside, other=0)
-    top, left = _low(row_tap), _low(col_tap)
-    bottom = tl.minimum(top + 1, tl.load(view + HEIGHT).to(tl.int32) - 1)
-    right = tl.minimum(left + 1, tl.load(view + WIDTH).to(tl.int32) - 1)
+    crop, view, first_row, value, inside = _patch_row(words_ptr, view_words, crop_words, PATCH, SIDE, BLOCK)
+    rows = words_ptr + tl.load(view + ROWS) + tl.load(crop + CROP_TOP) + first_row
+    cols = words_ptr + tl.load(view + COLS) + tl.load(crop + CROP_LEFT)
+    col = tl.load(cols + value // 3, mask=inside, other=0)
+    source, left, right = _two_taps(view, _low(col), value)
     row_stride = tl.load(view + ROW_STRIDE).to(tl.int32)
-    col_stride = tl.load(view + COL_STRIDE).to(tl.int32)
-    source = tl.load(view + ADDRESS).to(tl.pointer_type(tl.uint8))
-    source += channel * tl.load(view + CHANNEL_STRIDE).to(tl.int32)
-    upper, lower = source + top * row_stride, source + bottom * row_stride
-    left, right = left * col_stride, right * col_stride
-    a = tl.load(upper + left, mask=inside, other=0).to(tl.float32)
-    b = tl.load(upper + right, mask=inside, other=0).to(tl.float32)
-    c = tl.load(lower + left, mask=inside, other=0).to(tl.float32)
-    d = tl.load(lower + right, mask=inside, other=0).to(tl.float32)
-
-    v1 = _high(row_tap).to(tl.float32, bitcast=True)
-    u1 = _high(col_tap).to(tl.float32, bitcast=True)
-    v0, u0 = 1.0 - v1, 1.0 - u1
+    last = tl.load(view + HEIGHT).to(tl.int32) - 1
+    u1 = _high(col).to(tl.float32, bitcast=True)
+    u0 = 1.0 - u1
+    constants = floats_ptr + value % 3
+    offset, divisor = tl.load(constants), tl.load(constants + 3)
+    high, low = tl.load(constants + 6), tl.load(constants + 9)
+    out = _in_patches(out_ptr, crop, first_row, value, PATCH, SIDE, ALIGNMENT)
     if tl.load(view + CHAINED) != 0:
-        mixed = tl.fma(v1 * u1, d, tl.fma(v1 * u0, c, tl.fma(v0 * u0, a, v0 * u1 * b)))
-    else:
-        mixed = tl.fma(tl.fma(a, u0, b * u1), v0, tl.fma(c, u0, d * u1) * v1)
-    byte = tl.minimum(tl.maximum((mixed + TO_INTEGER) - TO_INTEGER, 0.0), 255.0)
+        for row in range(PATCH):
+            word = tl.load(rows + row)
+            top = source + _low(word) * row_stride
+            bottom = source + tl.minimum(_low(word) + 1, last) * row_stride
+            v1 = _high(word).to(tl.float32, bitcast=True)
+            v0 = 1.0 - v1
+            a, b = tl.load(top + left).to(tl.float32), tl.load(top + right).to(tl.float32)
+            c, d = tl.load(bottom + left).to(tl.float32), tl.load(bottom + right).to(tl.float32)
+            pixel = tl.fma(v1 * u1, d, tl.fma(v1 * u0, c, tl.fma(v0 * u0, a, v0 * u1 * b)))
+            normalized = _round_and_normalize(pixel, offset, divisor, high, low, BY_ARITHMETIC)
+            tl.store(out + row * (3 * PATCH), normalized.to(out_ptr.dtype.element_ty), mask=inside)
+    else:  # where the image is enlarged, most rows are of two that are already blended
+        upper = _blended_row(source + _low(tl.load(rows)) * row_stride, left, right, u0, u1)
+        lower = upper
+        blended = _low(tl.load(rows)) - 1  # the row that upper is of
+        for row in range(PATCH):
+            word = tl.load(rows + row)
+            top = _low(word)
+            if top != blended:
+                upper = lower if top == blended + 1 else _blended_row(source + top * row_stride, left, right, u0, u1)
+                lower = _blended_row(source + tl.minimum(top + 1, last) * row_stride, left, right, u0, u1)
+                blended = top
+            v1 = _high(word).to(tl.float32, bitcast=True)
+            pixel = tl.fma(upper, 1.0 - v1, lower * v1)
+            normalized = _round_and_normalize(pixel, offset, divisor, high, low, BY_ARITHMETIC)
+            tl.store(out + row * (3 * PATCH), normalized.to(out_ptr.dtype.element_ty), mask=inside)
 
-    difference = byte - _by_channel(floats_ptr, 0, channel)
-    if BY_ARITHMETIC:
-        low = difference * _by_channel(floats_ptr, 9, channel)
-        normalized = tl.fma(difference, _by_channel(floats_ptr, 6, channel), low)
-    else:
-        normalized = tl.div_rn(difference, _by_channel(floats_ptr, 3, channel))
-    out = out_ptr + tl.multiple_of(tl.load(crop + CROP_OUTPUT), ALIGNMENT)
-    tl.store(out + value, normalized.to(out_ptr.dtype.element_ty), mask=inside)
+
+@triton.jit
+def _separate(taps):
+    """How many products of a window are added after rounding: the first, and groups of four behind it. The rest is
+    fused."""
+    return 1 + (taps - 1) // 4 * 4
 
 
 @triton.jit
 def _add_tap(total, tap, taps, pixel, weight):
-    """The sum with the next tap. Products are added after the first in groups of four, then fused; behind the window,
-    pixel and weight are 0."""
-    return tl.where(tap < 1 + (taps - 1) // 4 * 4, total + pixel * weight, tl.fma(pixel, weight, total))
+    """The sum with the next tap; behind the window, pixel and weight are 0."""
+    return tl.where(tap < _separate(taps), total + pixel * weight, tl.fma(pixel, weight, total))
 
 
 @triton.jit(do_not_specialize=["view_words", "num_views", "search_steps"])
@@ -161,7 +195,7 @@ def resized_rows_kernel(
     view_words,
     num_views,
     search_steps,  # halvings until one view is left
-    BLOCK: tl.constexpr,  # the plan's tile_values
+    TILE: tl.constexpr,  # the plan's tile_values
 ):
     """The horizontal pass with antialias: u / 255, then windows along each row."""
     program = tl.program_id(0).to(tl.int64)
@@ -176,9 +210,9 @@ def resized_rows_kernel(
         low = tl.where(is_behind, low, middle)
     view = words_ptr + view_words + low.to(tl.int64) * VIEW_WORDS
     row_values = 3 * tl.load(view + CONTENT_WIDTH).to(tl.int32)
-    start = (program - tl.load(view + FIRST_TILE)) * BLOCK
+    start = (program - tl.load(view + FIRST_TILE)) * TILE
     row0 = (start // row_values).to(tl.int32)
-    lane = tl.arange(0, BLOCK)
+    lane = tl.arange(0, TILE)
     value = (start % row_values).to(tl.uint32) + lane.to(tl.uint32)
     row = row0 + (value // row_values.to(tl.uint32)).to(tl.int32)
     in_row = (value % row_values.to(tl.uint32)).to(tl.int32)
@@ -195,13 +229,13 @@ def resized_rows_kernel(
     place += channel * tl.load(view + CHANNEL_STRIDE).to(tl.int32)
     weight = col * longest
     high_part, low_part = tl.load(floats_ptr + 6), tl.load(floats_ptr + 9)  # of 1 / 255
-    total = tl.zeros([BLOCK], tl.float32)
+    total = tl.full([TILE], 0.0, tl.float32)
     for tap in range(longest):
         reads = inside & (tap < taps)
         byte = tl.load(source + (place + tap * col_stride), mask=reads, other=0).to(tl.float32)
         pixel = tl.fma(byte, high_part, byte * low_part)
         total = _add_tap(total, tap, taps, pixel, tl.load(weights + (weight + tap), mask=reads, other=0.0))
-    tl.store(workspace_ptr + program * BLOCK + lane, total)  # a view's tiles are its own to their end
+    tl.store(workspace_ptr + program * TILE + lane, total)  # a view's tiles are its own to their end
 
 
 @triton.jit(do_not_specialize=["view_words", "crop_words"])
@@ -218,32 +252,31 @@ def antialiased_crops_kernel(
     ALIGNMENT: tl.constexpr,
 ):
     """The vertical pass: windows along each column, clipped to 0..1, padded with 0 and normalised."""
-    num_values: tl.constexpr = 3 * PATCH * PATCH * SIDE * SIDE
-    blocks: tl.constexpr = (num_values + BLOCK - 1) // BLOCK
-    program = tl.program_id(0)
-    crop = words_ptr + crop_words + (program // blocks).to(tl.int64) * CROP_WORDS
-    view = words_ptr + view_words + tl.load(crop + CROP_VIEW) * VIEW_WORDS
-    value = program % blocks * BLOCK + tl.arange(0, BLOCK)
-    inside = value < num_values
-    row, col, channel = _canvas_place(value, PATCH, SIDE)
-    row += (tl.load(crop + CROP_TOP) - tl.load(view + TOP)).to(tl.int32)
-    col += (tl.load(crop + CROP_LEFT) - tl.load(view + LEFT)).to(tl.int32)
-    width = tl.load(view + CONTENT_WIDTH).to(tl.int32)
-    content = inside & (row >= 0) & (row < tl.load(view + CONTENT_HEIGHT).to(tl.int32)) & (col >= 0) & (col < width)
-
-    word = tl.load(words_ptr + tl.load(view + ROWS) + row, mask=content, other=0)
-    taps = _high(word)
-    longest = tl.load(view + ROW_TAPS).to(tl.int32)
+    crop, view, first_row, value, inside = _patch_row(words_ptr, view_words, crop_words, PATCH, SIDE, BLOCK)
+    content_row = first_row + (tl.load(crop + CROP_TOP) - tl.load(view + TOP)).to(tl.int32)
+    height = tl.load(view + CONTENT_HEIGHT).to(tl.int32)
+    row_values = 3 * tl.load(view + CONTENT_WIDTH).to(tl.int32)
+    place = value + 3 * (tl.load(crop + CROP_LEFT) - tl.load(view + LEFT)).to(tl.int32)
+    content = (place >= 0) & (place < row_values)
+    source = workspace_ptr + tl.load(view + WORKSPACE) + tl.where(content, place, 0)
+    rows = words_ptr + tl.load(view + ROWS)
     weights = floats_ptr + tl.load(view + ROW_WEIGHTS)
-    source = workspace_ptr + tl.load(view + WORKSPACE)
-    place = _low(word) * (3 * width) + 3 * col + channel
-    weight = row * longest
-    total = tl.zeros([BLOCK], tl.float32)
-    for tap in range(longest):
-        reads = content & (tap < taps)
-        pixel = tl.load(source + (place + tap * (3 * width)), mask=reads, other=0.0)
-        total = _add_tap(total, tap, taps, pixel, tl.load(weights + (weight + tap), mask=reads, other=0.0))
-    total = tl.minimum(tl.maximum(total, 0.0), 1.0)
-    normalized = tl.div_rn(total - _by_channel(floats_ptr, 0, channel), _by_channel(floats_ptr, 3, channel))
-    out = out_ptr + tl.multiple_of(tl.load(crop + CROP_OUTPUT), ALIGNMENT)
-    tl.store(out + value, normalized.to(out_ptr.dtype.element_ty), mask=inside)
+    longest = tl.load(view + ROW_TAPS).to(tl.int32)
+    constants = floats_ptr + value % 3
+    mean, std = tl.load(constants), tl.load(constants + 3)
+    out = _in_patches(out_ptr, crop, first_row, value, PATCH, SIDE, ALIGNMENT)
+    for row in range(PATCH):
+        y = content_row + row
+        word = tl.load(rows + y, mask=(y >= 0) & (y < height), other=0)
+        taps = _high(word)  # none in the padding
+        separate = tl.minimum(_separate(taps), taps)
+        total = tl.full([BLOCK], 0.0, tl.float32)
+        for tap in range(separate):
+            pixel = tl.load(source + (_low(word) + tap) * row_values)
+            total += pixel * tl.load(weights + (y * longest + tap))
+        for tap in range(separate, taps):
+            pixel = tl.load(source + (_low(word) + tap) * row_values)
+            total = tl.fma(pixel, tl.load(weights + (y * longest + tap)), total)
+        total = tl.where(content, tl.minimum(tl.maximum(total, 0.0), 1.0), 0.0)
+        normalized = tl.div_rn(total - mean, std)
+        tl.store(out + row * (3 * PATCH), normalized.to(out_ptr.dtype.element_ty), mask=inside)

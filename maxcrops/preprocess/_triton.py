@@ -37,19 +37,20 @@ def write_crops(
 
     if not images:
         return
-    layout, crop_values = layouts[0], out.shape[1] * out.shape[2]
+    crop_values, patch = out.shape[1] * out.shape[2], layouts[0].patch_size
+    side = layouts[0].views[0].crops[0][2] // patch
     sources = [(image.data_ptr(), *image.stride()) for image in images]
-    plan = _core.DevicePlan(native, sources, layouts, kernels.BLOCK)
+    plan = _core.DevicePlan(native, sources, layouts, kernels.TILE)
     # torch keeps pinned memory from reuse until the copies from it are done.
     host = torch.empty(plan.num_words, dtype=torch.int64, pin_memory=out.is_cuda)
     plan.write(host.numpy())
     words = host.to(out.device, non_blocking=True)
     tables = (words, words.view(torch.float32))
     begins = (plan.first_view_word, plan.first_crop_word)
-    crops_grid = (plan.num_crops * -(-crop_values // kernels.BLOCK),)
+    crops_grid = (plan.num_crops * side * -(-3 * patch * side // kernels.BLOCK),)
     shape: dict[str, Any] = {
-        "PATCH": layout.patch_size,
-        "SIDE": layout.views[0].crops[0][2] // layout.patch_size,
+        "PATCH": patch,
+        "SIDE": side,
         "BLOCK": kernels.BLOCK,
         "ALIGNMENT": min(crop_values & -crop_values, 16),  # the power of 2 in it: the widest store is of 16 bytes
         **kernels.OPTIONS,
@@ -61,7 +62,7 @@ def write_crops(
         workspace = torch.empty(plan.workspace_floats, dtype=torch.float32, device=out.device)
         halvings = (plan.num_views - 1).bit_length()
         kernels.resized_rows_kernel[(plan.num_tiles,)](
-            workspace, *tables, begins[0], plan.num_views, halvings, BLOCK=kernels.BLOCK, **kernels.OPTIONS
+            workspace, *tables, begins[0], plan.num_views, halvings, TILE=kernels.TILE, **kernels.OPTIONS
         )
         kernels.antialiased_crops_kernel[crops_grid](out, workspace, *tables, *begins, **shape)
 
