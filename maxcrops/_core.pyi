@@ -739,7 +739,7 @@ class CropWord(enum.IntEnum):
 class DevicePlan:
     """
     All that a device needs to execute the layouts of a batch, as one block of 64-bit words:
-    12 float constants, views, crops, axes.
+    14 float constants, views, crops, axes.
     """
 
     def __init__(self, preprocessor: Preprocessor, sources: Sequence[Sequence[int]], layouts: Sequence[Layout], tile_values: int) -> None:
@@ -767,8 +767,12 @@ class DevicePlan:
         """Where the crops begin."""
 
     @property
+    def is_rounded(self) -> bool:
+        """Whether pixels are rounded to 8 bits, and not antialiased."""
+
+    @property
     def num_tiles(self) -> int:
-        """Of the horizontal pass; 0 for rounded pixels."""
+        """Of the horizontal pass; 0 where no view needs one."""
 
     @property
     def workspace_floats(self) -> int:
@@ -776,9 +780,7 @@ class DevicePlan:
 
     @property
     def by_arithmetic(self) -> bool:
-        """
-        Whether multiplying by the reciprocals' two parts gives what the division gives.
-        """
+        """Whether the reciprocals give what the division gives."""
 
     def write(self, words: NDArray[numpy.int64]) -> None:
         """Into int64 [num_words]."""

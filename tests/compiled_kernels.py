@@ -30,12 +30,12 @@ def launches() -> Iterator[tuple[str, Any, dict[str, str], dict[str, Any]]]:
         out = {"out_ptr": f"*{dtype}"}
         molmo2 = {"PATCH": 14, "SIDE": 27, "BLOCK": kernels.BLOCK, "ALIGNMENT": 4}
         molmo = {"PATCH": 14, "SIDE": 24, "BLOCK": kernels.BLOCK, "ALIGNMENT": 16}
+        with_workspace = {**out, "workspace_ptr": "*fp32", **TABLES, **BEGINS}
         for by_arithmetic in (True, False):
-            name = "rounded" if by_arithmetic else "divided"
-            constants = {**molmo2, "BY_ARITHMETIC": by_arithmetic}
-            yield f"{name}-{dtype}", kernels.rounded_crops_kernel, {**out, **TABLES, **BEGINS}, constants
-        types = {**out, "workspace_ptr": "*fp32", **TABLES, **BEGINS}
-        yield f"antialiased-{dtype}", kernels.antialiased_crops_kernel, types, molmo
+            end = f"{'' if by_arithmetic else '_divided'}-{dtype}"
+            chosen = {"BY_ARITHMETIC": by_arithmetic}
+            yield f"rounded{end}", kernels.rounded_crops_kernel, {**out, **TABLES, **BEGINS}, {**molmo2, **chosen}
+            yield f"antialiased{end}", kernels.antialiased_crops_kernel, with_workspace, {**molmo, **chosen}
     types = {"workspace_ptr": "*fp32", **TABLES, **SEARCH}
     yield "resized-rows", kernels.resized_rows_kernel, types, {"TILE": kernels.TILE}
 

@@ -190,8 +190,9 @@ def test_any_alignment(dtype: str) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:overflow encountered:RuntimeWarning")
-def test_division_where_no_reciprocal_gives_it() -> None:
-    spec = SMALL2.replace(image_mean=(0.5, 0.5, 0.5), image_std=(1e-42, 1.0, 1e30))
+@pytest.mark.parametrize("name", ["molmo2-small", "molmo-small"])
+def test_division_where_no_reciprocal_gives_it(name: str) -> None:
+    spec = SPECS[name].replace(image_mean=(0.5, 0.5, 0.5), image_std=(1e-42, 1.0, 1e30))
     native = Preprocessor(spec, backend="cpu")._native
     assert not plan_of(spec, native, [(10, 10)]).by_arithmetic
     assert_same_bits(spec, tensors([(70, 130)]))
@@ -223,11 +224,17 @@ def launches(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, ...]]:
     return grids
 
 
-@pytest.mark.parametrize(("spec", "count"), [("molmo2-small", 1), ("molmo-small", 2)])
-def test_launches_have_one_dimension(spec: str, count: int, launches: list[tuple[int, ...]]) -> None:
-    images = tensors([(50, 60), (200, 30), (9, 9)])
+@pytest.mark.parametrize(
+    ("spec", "sizes", "count"),
+    [
+        ("molmo2-small", [(50, 60), (200, 30), (9, 9)], 1),
+        ("molmo-small", [(50, 60), (200, 30), (9, 9)], 2),
+        ("molmo-small", [(31, 37), (9, 9)], 1),  # enlarged in every view
+    ],
+)
+def test_launches_have_one_dimension(spec: str, sizes: list[Size], count: int, launches: list[tuple[int, ...]]) -> None:
+    images = tensors(sizes)
     cpu = Preprocessor(SPECS[spec], backend="cpu")
-    sizes = [(image.shape[0], image.shape[1]) for image in images]
     write_crops(cpu._native, images, [cpu._layout(*size) for size in sizes], torch.empty(cpu.output_shape(sizes)))
     assert len(launches) == count
     assert all(len(grid) == 1 for grid in launches)

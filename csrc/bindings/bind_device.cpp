@@ -77,7 +77,7 @@ void bind_device(nb::module_& m) {
 
     nb::class_<DevicePlan>(m, "DevicePlan",
                            "All that a device needs to execute the layouts of a batch, as one block of 64-bit words:\n"
-                           "12 float constants, views, crops, axes.")
+                           "14 float constants, views, crops, axes.")
         .def(nb::new_(&device_plan), nb::arg("preprocessor"), nb::arg("sources"), nb::arg("layouts"),
              nb::arg("tile_values"),
              "sources: (address, row, column and channel stride in bytes) of each image on the device.\n"
@@ -87,10 +87,11 @@ void bind_device(nb::module_& m) {
         .def_prop_ro("num_crops", &DevicePlan::num_crops)
         .def_prop_ro("first_view_word", &DevicePlan::first_view_word, "Where the views begin.")
         .def_prop_ro("first_crop_word", &DevicePlan::first_crop_word, "Where the crops begin.")
-        .def_prop_ro("num_tiles", &DevicePlan::num_tiles, "Of the horizontal pass; 0 for rounded pixels.")
+        .def_prop_ro("is_rounded", &DevicePlan::is_rounded, "Whether pixels are rounded to 8 bits, and not antialiased.")
+        .def_prop_ro("num_tiles", &DevicePlan::num_tiles, "Of the horizontal pass; 0 where no view needs one.")
         .def_prop_ro("workspace_floats", &DevicePlan::workspace_floats, "What the horizontal pass writes.")
         .def_prop_ro("by_arithmetic", &DevicePlan::by_arithmetic,
-                     "Whether multiplying by the reciprocals' two parts gives what the division gives.")
+                     "Whether the reciprocals give what the division gives.")
         .def("write", &write, nb::arg("words"), nb::sig("def write(self, words: NDArray[numpy.int64]) -> None"),
              "Into int64 [num_words].");
 }

@@ -103,9 +103,26 @@ def _two_taps(view, first, value):
 
 
 @triton.jit
-def _blended_row(source, left, right, u0, u1):
+def _blended_row(source, left, right, u0, u1, high, low, IS_ROUNDED: tl.constexpr):
+    """Two pixels of a row for each value; antialiased ones are divided by 255 first, by its reciprocal's two parts."""
     a, b = tl.load(source + left).to(tl.float32), tl.load(source + right).to(tl.float32)
-    return tl.fma(a, u0, b * u1)
+    if IS_ROUNDED:
+        return tl.fma(a, u0, b * u1)
+    else:
+        return tl.fma(tl.fma(b, high, b * low), u1, tl.fma(a, high, a * low) * u0)
+
+
+@triton.jit
+def _blended_rows(
+    top, blended, upper, lower, source, row_stride, last, left, right, u0, u1, high, low, IS_ROUNDED: tl.constexpr
+):
+    """The row `top` and the next one, given the rows from `blended` on: of an enlarged image, most output rows are
+    between two that the one before them was between, or share one with it."""
+    if top != blended:
+        first, second = source + top * row_stride, source + tl.minimum(top + 1, last) * row_stride
+        upper = lower if top == blended + 1 else _blended_row(first, left, right, u0, u1, high, low, IS_ROUNDED)
+        lower = _blended_row(second, left, right, u0, u1, high, low, IS_ROUNDED)
+    return upper, lower
 
 
 @triton.jit
@@ -157,21 +174,31 @@ def rounded_crops_kernel(
             pixel = tl.fma(v1 * u1, d, tl.fma(v1 * u0, c, tl.fma(v0 * u0, a, v0 * u1 * b)))
             normalized = _round_and_normalize(pixel, offset, divisor, high, low, BY_ARITHMETIC)
             tl.store(out + row * (3 * PATCH), normalized.to(out_ptr.dtype.element_ty), mask=inside)
-    else:  # where the image is enlarged, most rows are of two that are already blended
-        upper = _blended_row(source + _low(tl.load(rows)) * row_stride, left, right, u0, u1)
-        lower = upper
-        blended = _low(tl.load(rows)) - 1  # the row that upper is of
+    else:
+        upper = tl.full([BLOCK], 0.0, tl.float32)
+        lower, blended = upper, -2  # none yet
         for row in range(PATCH):
             word = tl.load(rows + row)
-            top = _low(word)
-            if top != blended:
-                upper = lower if top == blended + 1 else _blended_row(source + top * row_stride, left, right, u0, u1)
-                lower = _blended_row(source + tl.minimum(top + 1, last) * row_stride, left, right, u0, u1)
-                blended = top
+            upper, lower = _blended_rows(
+                _low(word), blended, upper, lower, source, row_stride, last, left, right, u0, u1, 0.0, 0.0, True
+            )
+            blended = _low(word)
             v1 = _high(word).to(tl.float32, bitcast=True)
             pixel = tl.fma(upper, 1.0 - v1, lower * v1)
             normalized = _round_and_normalize(pixel, offset, divisor, high, low, BY_ARITHMETIC)
             tl.store(out + row * (3 * PATCH), normalized.to(out_ptr.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def _clip_and_normalize(pixel, mean, std, reciprocal, BY_ARITHMETIC: tl.constexpr):
+    """A quotient that is corrected by its remainder is one of two, and corrected once more the rounded one."""
+    difference = tl.minimum(tl.maximum(pixel, 0.0), 1.0) - mean
+    if BY_ARITHMETIC:
+        quotient = difference * reciprocal
+        quotient = tl.fma(tl.fma(-quotient, std, difference), reciprocal, quotient)
+        return tl.fma(tl.fma(-quotient, std, difference), reciprocal, quotient)
+    else:
+        return tl.div_rn(difference, std)
 
 
 @triton.jit
@@ -228,7 +255,7 @@ def resized_rows_kernel(
     place = row * tl.load(view + ROW_STRIDE).to(tl.int32) + _low(word) * col_stride
     place += channel * tl.load(view + CHANNEL_STRIDE).to(tl.int32)
     weight = col * longest
-    high_part, low_part = tl.load(floats_ptr + 6), tl.load(floats_ptr + 9)  # of 1 / 255
+    high_part, low_part = tl.load(floats_ptr + 12), tl.load(floats_ptr + 13)  # of 1 / 255
     total = tl.full([TILE], 0.0, tl.float32)
     for tap in range(longest):
         reads = inside & (tap < taps)
@@ -250,33 +277,61 @@ def antialiased_crops_kernel(
     SIDE: tl.constexpr,
     BLOCK: tl.constexpr,
     ALIGNMENT: tl.constexpr,
+    BY_ARITHMETIC: tl.constexpr,
 ):
-    """The vertical pass: windows along each column, clipped to 0..1, padded with 0 and normalised."""
+    """Windows along each column, clipped to 0..1, padded with 0 and normalised: of horizontally resized rows, or, where
+    no window has more than two taps, of the source. There, a first product is rounded and the second one fused."""
     crop, view, first_row, value, inside = _patch_row(words_ptr, view_words, crop_words, PATCH, SIDE, BLOCK)
     content_row = first_row + (tl.load(crop + CROP_TOP) - tl.load(view + TOP)).to(tl.int32)
     height = tl.load(view + CONTENT_HEIGHT).to(tl.int32)
     row_values = 3 * tl.load(view + CONTENT_WIDTH).to(tl.int32)
     place = value + 3 * (tl.load(crop + CROP_LEFT) - tl.load(view + LEFT)).to(tl.int32)
     content = (place >= 0) & (place < row_values)
-    source = workspace_ptr + tl.load(view + WORKSPACE) + tl.where(content, place, 0)
+    place = tl.where(content, place, 0)
     rows = words_ptr + tl.load(view + ROWS)
     weights = floats_ptr + tl.load(view + ROW_WEIGHTS)
     longest = tl.load(view + ROW_TAPS).to(tl.int32)
     constants = floats_ptr + value % 3
-    mean, std = tl.load(constants), tl.load(constants + 3)
+    mean, std, reciprocal = tl.load(constants), tl.load(constants + 3), tl.load(constants + 6)
     out = _in_patches(out_ptr, crop, first_row, value, PATCH, SIDE, ALIGNMENT)
-    for row in range(PATCH):
-        y = content_row + row
-        word = tl.load(rows + y, mask=(y >= 0) & (y < height), other=0)
-        taps = _high(word)  # none in the padding
-        separate = tl.minimum(_separate(taps), taps)
-        total = tl.full([BLOCK], 0.0, tl.float32)
-        for tap in range(separate):
-            pixel = tl.load(source + (_low(word) + tap) * row_values)
-            total += pixel * tl.load(weights + (y * longest + tap))
-        for tap in range(separate, taps):
-            pixel = tl.load(source + (_low(word) + tap) * row_values)
-            total = tl.fma(pixel, tl.load(weights + (y * longest + tap)), total)
-        total = tl.where(content, tl.minimum(tl.maximum(total, 0.0), 1.0), 0.0)
-        normalized = tl.div_rn(total - mean, std)
-        tl.store(out + row * (3 * PATCH), normalized.to(out_ptr.dtype.element_ty), mask=inside)
+    workspace = tl.load(view + WORKSPACE)
+    if workspace < 0:
+        col = tl.load(words_ptr + tl.load(view + COLS) + place // 3)
+        col_longest = tl.load(view + COL_TAPS).to(tl.int32)
+        col_weights = floats_ptr + tl.load(view + COL_WEIGHTS) + place // 3 * col_longest
+        u0 = tl.load(col_weights, mask=content, other=0.0)
+        u1 = tl.load(col_weights + 1, mask=content & (_high(col) > 1), other=0.0)
+        source, left, right = _two_taps(view, _low(col), value)
+        row_stride = tl.load(view + ROW_STRIDE).to(tl.int32)
+        last = tl.load(view + HEIGHT).to(tl.int32) - 1
+        high, low = tl.load(floats_ptr + 12), tl.load(floats_ptr + 13)  # of 1 / 255
+        upper = tl.full([BLOCK], 0.0, tl.float32)
+        lower, blended = upper, -2  # none yet
+        for row in range(PATCH):
+            y = content_row + row
+            word = tl.load(rows + y, mask=(y >= 0) & (y < height), other=0)
+            v0 = tl.load(weights + y * longest, mask=_high(word) > 0, other=0.0)
+            v1 = tl.load(weights + y * longest + 1, mask=_high(word) > 1, other=0.0)
+            upper, lower = _blended_rows(
+                _low(word), blended, upper, lower, source, row_stride, last, left, right, u0, u1, high, low, False
+            )
+            blended = _low(word)
+            normalized = _clip_and_normalize(tl.fma(lower, v1, upper * v0), mean, std, reciprocal, BY_ARITHMETIC)
+            tl.store(out + row * (3 * PATCH), normalized.to(out_ptr.dtype.element_ty), mask=inside)
+    else:
+        resized = workspace_ptr + workspace + place
+        for row in range(PATCH):
+            y = content_row + row
+            word = tl.load(rows + y, mask=(y >= 0) & (y < height), other=0)
+            taps = _high(word)  # none in the padding
+            separate = tl.minimum(_separate(taps), taps)
+            total = tl.full([BLOCK], 0.0, tl.float32)
+            for tap in range(separate):
+                pixel = tl.load(resized + (_low(word) + tap) * row_values)
+                total += pixel * tl.load(weights + (y * longest + tap))
+            for tap in range(separate, taps):
+                pixel = tl.load(resized + (_low(word) + tap) * row_values)
+                total = tl.fma(pixel, tl.load(weights + (y * longest + tap)), total)
+            total = tl.where(content, total, 0.0)
+            normalized = _clip_and_normalize(total, mean, std, reciprocal, BY_ARITHMETIC)
+            tl.store(out + row * (3 * PATCH), normalized.to(out_ptr.dtype.element_ty), mask=inside)

@@ -25,11 +25,12 @@ def write_crops(
     native: _core.Preprocessor, images: Sequence[torch.Tensor], layouts: Sequence[_core.Layout], out: torch.Tensor
 ) -> None:
     """Writes the crops of uint8 [height, width, 3] images of any strides to `out` [crops, patches, values], contiguous,
-    all on one device and its current stream: one launch, or two with antialias. The host waits for nothing.
+    all on one device and its current stream: one launch, or two where windows have more than two taps. The host waits
+    for nothing.
 
     Memory on the device, beyond the output: the plan's words, 8 bytes each (some 20 a view, 4 a crop, and for each row
-    and column of a canvas one, with antialias half a window more), and with antialias the horizontally resized rows of
-    every view, 12 bytes for each row of the image and column of the content.
+    and column of a canvas one, with antialias half a window more), and the horizontally resized rows of every view with
+    such windows, 12 bytes for each row of the image and column of the content.
     """
     import torch
 
@@ -53,17 +54,19 @@ def write_crops(
         "SIDE": side,
         "BLOCK": kernels.BLOCK,
         "ALIGNMENT": min(crop_values & -crop_values, 16),  # the power of 2 in it: the widest store is of 16 bytes
+        "BY_ARITHMETIC": plan.by_arithmetic,
         **kernels.OPTIONS,
     }
     with _current(out.device):
-        if not plan.num_tiles:
-            kernels.rounded_crops_kernel[crops_grid](out, *tables, *begins, BY_ARITHMETIC=plan.by_arithmetic, **shape)
+        if plan.is_rounded:
+            kernels.rounded_crops_kernel[crops_grid](out, *tables, *begins, **shape)
             return
         workspace = torch.empty(plan.workspace_floats, dtype=torch.float32, device=out.device)
-        halvings = (plan.num_views - 1).bit_length()
-        kernels.resized_rows_kernel[(plan.num_tiles,)](
-            workspace, *tables, begins[0], plan.num_views, halvings, TILE=kernels.TILE, **kernels.OPTIONS
-        )
+        if plan.num_tiles:
+            halvings = (plan.num_views - 1).bit_length()
+            kernels.resized_rows_kernel[(plan.num_tiles,)](
+                workspace, *tables, begins[0], plan.num_views, halvings, TILE=kernels.TILE, **kernels.OPTIONS
+            )
         kernels.antialiased_crops_kernel[crops_grid](out, workspace, *tables, *begins, **shape)
 
 

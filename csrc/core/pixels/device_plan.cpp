@@ -24,10 +24,13 @@ int64_t pack(int32_t low, uint64_t high) {
     return static_cast<int64_t>(high << 32 | static_cast<uint32_t>(low));
 }
 
+int64_t longest(const WindowAxis& axis) { return *std::max_element(axis.size.begin(), axis.size.end()); }
+
 int64_t words_of(const TwoTapAxis& axis) { return static_cast<int64_t>(axis.first.size()); }
 
 int64_t words_of(const WindowAxis& axis) {
-    return static_cast<int64_t>(axis.first.size() + (axis.weights.size() + 1) / 2);
+    const auto out = static_cast<int64_t>(axis.first.size());
+    return out + ceil_div(out * longest(axis), 2);
 }
 
 void write(const TwoTapAxis& axis, int64_t* words) {
@@ -35,10 +38,25 @@ void write(const TwoTapAxis& axis, int64_t* words) {
 }
 
 void write(const WindowAxis& axis, int64_t* words) {
-    const size_t out = axis.first.size();
-    for (size_t i = 0; i < out; ++i) words[i] = pack(axis.first[i], static_cast<uint32_t>(axis.size[i]));
+    const auto out = static_cast<int64_t>(axis.first.size()), taps = longest(axis);
     words[words_of(axis) - 1] = 0;  // its second half may be behind the last weight
-    std::memcpy(words + out, axis.weights.data(), axis.weights.size() * sizeof(float));
+    auto* weights = reinterpret_cast<char*>(words + out);
+    for (int64_t i = 0; i < out; ++i) {
+        const auto index = static_cast<size_t>(i);
+        words[i] = pack(axis.first[index], static_cast<uint32_t>(axis.size[index]));
+        const size_t bytes = static_cast<size_t>(taps) * sizeof(float);
+        std::memcpy(weights + index * bytes, &axis.weights[index * static_cast<size_t>(axis.stride)], bytes);
+    }
+}
+
+// Whether quotients of what the antialiased kernel normalises follow from the rounded reciprocal and two remainders, as
+// Markstein's theorem has it (IBM Journal of Research and Development 34, 1990): if none of them under- or overflows. The
+// least that is divided comes of two weights of at least 2^-41 and of 1 / 255, or of a difference from the mean.
+bool divides_by_remainders(const PixelRule& rule) {
+    const auto is_moderate = [](float value) { return value >= 0x1p-20F && value <= 0x1p20F; };
+    return std::all_of(rule.std.begin(), rule.std.end(), is_moderate) &&
+           std::all_of(rule.mean.begin(), rule.mean.end(),
+                       [&](float mean) { return mean == 0.0F || is_moderate(std::abs(mean)); });
 }
 
 // Bytes from an image's first to behind its last, whatever the signs of its strides.
@@ -74,15 +92,18 @@ void require_countable(Size image, int64_t rows, int64_t row_values) {
 DevicePlan::DevicePlan(const PixelRule& rule, const std::vector<DeviceImage>& images, int64_t tile_values,
                        AxisTables& tables) {
     const bool rounded = rule.resize != Resize::kBilinearAntialias;
+    is_rounded_ = rounded;
     const ByteNormalization bytes = byte_normalization(rule.mean, rule.std);
-    by_arithmetic_ = rounded && bytes.by_arithmetic;
+    by_arithmetic_ = rounded ? bytes.by_arithmetic : divides_by_remainders(rule);
     for (size_t channel = 0; channel < 3; ++channel) {
         constants_[channel] = rounded ? bytes.offset[channel] : rule.mean[channel];
         constants_[3 + channel] = rounded ? rule.std[channel] * 255.0F : rule.std[channel];
-        const Reciprocal reciprocal = rounded ? bytes.reciprocal[channel] : reciprocal_of(255.0F);
+        const Reciprocal reciprocal = rounded ? bytes.reciprocal[channel] : reciprocal_of(rule.std[channel]);
         constants_[6 + channel] = reciprocal.high;
         constants_[9 + channel] = reciprocal.low;
     }
+    constants_[12] = reciprocal_of(255.0F).high;
+    constants_[13] = reciprocal_of(255.0F).low;
 
     // Words are counted from the first axis until it is known where that is.
     int64_t axis_words = 0;
@@ -101,7 +122,7 @@ DevicePlan::DevicePlan(const PixelRule& rule, const std::vector<DeviceImage>& im
             taps = 2;
         } else {
             const std::shared_ptr<const WindowAxis> axis = tables.window(in, out);
-            taps = axis->stride;
+            taps = longest(*axis);
             word = place(axis, windows_);
             weights = 2 * (word + out);
         }
@@ -133,10 +154,11 @@ DevicePlan::DevicePlan(const PixelRule& rule, const std::vector<DeviceImage>& im
             place_axis(source.width, view.content.width, at(ViewWord::kCols), at(ViewWord::kColTaps),
                        at(ViewWord::kColWeights));
             at(ViewWord::kChained) = rounded && is_chained(rule.resize, view.canvas) ? 1 : 0;
-            if (!rounded) {
+            at(ViewWord::kWorkspace) = -1;
+            at(ViewWord::kFirstTile) = num_tiles_;
+            if (!rounded && std::max(at(ViewWord::kRowTaps), at(ViewWord::kColTaps)) > 2) {
                 require_countable(source, source.height, 3 * view.content.width);
                 at(ViewWord::kWorkspace) = num_tiles_ * tile_values;
-                at(ViewWord::kFirstTile) = num_tiles_;
                 num_tiles_ += ceil_div(source.height * 3 * view.content.width, tile_values);
             }
             for (const Box& crop : view.crops) {

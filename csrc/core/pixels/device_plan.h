@@ -21,9 +21,9 @@
 
 namespace maxcrops {
 
-// Channel by channel: what is subtracted, what is divided by, and the high and low part of a reciprocal: of the divisor
-// for rounded pixels, of 255 for antialiased ones.
-constexpr int64_t kConstants = 12;
+// Channel by channel: what is subtracted, what is divided by, and the high and low part of its reciprocal; then those of
+// 1 / 255.
+constexpr int64_t kConstants = 14;
 
 enum class ViewWord : int64_t {
     kAddress,        // of the source pixel at the top left, on the device
@@ -43,8 +43,9 @@ enum class ViewWord : int64_t {
     kRowWeights,     // antialiased: first weight, in floats from the block's start
     kColWeights,
     kChained,        // rounded: 1 if the four products are summed in one chain
-    kWorkspace,      // antialiased: where the horizontally resized rows [height, 3 * content width] lie, floats
-    kFirstTile,      // antialiased: tiles of the horizontal pass before this view's
+    kWorkspace,      // where the horizontally resized rows [height, 3 * content width] lie, floats; -1: there are none,
+                     // as no window has more than two taps
+    kFirstTile,      // tiles of the horizontal pass before this view's
     kEnd,
 };
 
@@ -80,11 +81,15 @@ public:
     int64_t first_view_word() const { return kConstants / 2; }
     int64_t first_crop_word() const { return first_view_word() + num_views() * kViewWords; }
 
-    // Of the horizontal pass; 0 for rounded pixels, which need no workspace.
+    // Whether pixels are rounded to 8 bits, and not antialiased.
+    bool is_rounded() const { return is_rounded_; }
+
+    // Of the horizontal pass; 0 where no view needs one.
     int64_t num_tiles() const { return num_tiles_; }
     int64_t workspace_floats() const { return workspace_floats_; }
 
-    // Whether the reciprocals give what the division gives: see ByteNormalization. False for antialiased pixels.
+    // Whether the reciprocals give what the division gives: for rounded pixels see ByteNormalization, for antialiased ones
+    // with two remainders.
     bool by_arithmetic() const { return by_arithmetic_; }
 
     // words[num_words()].
@@ -103,7 +108,7 @@ private:
     std::vector<Placed<TwoTapAxis>> two_taps_;
     std::vector<Placed<WindowAxis>> windows_;
     int64_t num_words_ = 0, num_tiles_ = 0, workspace_floats_ = 0;
-    bool by_arithmetic_ = false;
+    bool is_rounded_ = false, by_arithmetic_ = false;
 };
 
 }  // namespace maxcrops
