@@ -742,10 +742,10 @@ class DevicePlan:
     14 float constants, views, crops, axes.
     """
 
-    def __init__(self, preprocessor: Preprocessor, sources: Sequence[Sequence[int]], layouts: Sequence[Layout], tile_values: int) -> None:
+    def __init__(self, preprocessor: Preprocessor, sources: Sequence[Sequence[int]], layouts: Sequence[Layout], tile_rows: int, tile_values: int) -> None:
         """
         sources: (address, row, column and channel stride in bytes) of each image on the device.
-        tile_values: values of horizontally resized rows that one program makes.
+        tile_rows, tile_values: horizontally resized rows that one program makes, and values of each.
         """
 
     @property

@@ -37,7 +37,7 @@ def launches() -> Iterator[tuple[str, Any, dict[str, str], dict[str, Any]]]:
             yield f"rounded{end}", kernels.rounded_crops_kernel, {**out, **TABLES, **BEGINS}, {**molmo2, **chosen}
             yield f"antialiased{end}", kernels.antialiased_crops_kernel, with_workspace, {**molmo, **chosen}
     types = {"workspace_ptr": "*fp32", **TABLES, **SEARCH}
-    yield "resized-rows", kernels.resized_rows_kernel, types, {"TILE": kernels.TILE}
+    yield "resized-rows", kernels.resized_rows_kernel, types, kernels.TILE
 
 
 def compiled(kernel: Any, types: dict[str, str], constants: dict[str, Any], arch: int) -> Any:

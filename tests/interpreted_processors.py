@@ -30,7 +30,7 @@ PHOTO, OTHER = (RNG.integers(0, 256, (*size, 3), dtype=np.uint8) for size in ((7
 def large_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """A program costs the interpreter the same for any number of values."""
     monkeypatch.setattr(kernels, "BLOCK", 2048)
-    monkeypatch.setattr(kernels, "TILE", 1 << 16)
+    monkeypatch.setattr(kernels, "TILE", {"ROWS": 128, "BLOCK": 2048})
 
 
 @pytest.fixture(scope="module")

@@ -67,21 +67,22 @@ def test_nothing_spills(kernels: dict[str, Any]) -> None:
 
 
 def test_a_kernel_leaves_room_for_others(compiled: dict[str, Any]) -> None:
-    """A program is a warp: a multiprocessor takes 24 of them on sm_89 and 32 elsewhere, and has 65536 registers. 28 fit
-    in with antialias, or with a division, which no published model needs. No pass needs what other threads have."""
+    """A program is a warp: a multiprocessor takes 24 of them on sm_89 and 32 elsewhere, and has 65536 registers: 24
+    have 80 each, and 32 of Molmo2's 64; 21 of the horizontal pass by Triton 3.6 have 96. No pass needs what other
+    threads have."""
     for name, facts in compiled.items():
-        needs_more = name.startswith(("antialiased", "rounded_divided"))
+        is_molmo2 = name.startswith("rounded-") and not name.endswith("sm_89")
         assert facts["threads"] == 32, name
-        assert facts["registers"] <= (80 if name.endswith("-sm_89") else 72 if needs_more else 64), name
+        assert facts["registers"] <= (64 if is_molmo2 else 96 if name.startswith("resized") else 80), name
         assert (facts["shared"], facts["dynamic_shared"]) == (0, 0), name
 
 
 def test_stores_are_of_two_values(kernels: dict[str, Any]) -> None:
     """And not of one: rows of a patch are 42 values, so that no more than two lie side by side for sure. A thread has
-    four values, and a crop's kernel two ways to make them."""
+    four values, and a crop's kernel two ways to make them. Resized rows begin anywhere."""
     for name, facts in kernels.items():
         expected = ["st.global.b32" if name.endswith("16") else "st.global.v2.b32"] * 4
-        assert facts["stores"] == (["st.global.v4.b32"] if name == "resized-rows" else expected), name
+        assert facts["stores"] == (["st.global.b32"] * 16 if name == "resized-rows" else expected), name
 
 
 def test_only_what_is_written_as_fused_is_fused(kernels: dict[str, Any]) -> None:
@@ -97,7 +98,7 @@ def test_only_what_is_written_as_fused_is_fused(kernels: dict[str, Any]) -> None
         assert facts["inexact"] == [], name
         kind, _, divided = name.partition("-")[0].partition("_")
         fused = expected[kind] + (0 if divided else 2 * normalize.get(kind, 0))
-        assert facts["fused"] == 4 * fused, name
+        assert facts["fused"] == (16 if kind == "resized" else 4) * fused, name
 
 
 def test_divisions_are_exact_and_only_where_they_must_be(kernels: dict[str, Any]) -> None:
@@ -106,17 +107,21 @@ def test_divisions_are_exact_and_only_where_they_must_be(kernels: dict[str, Any]
 
 
 def test_a_value_takes_few_instructions(compiled: dict[str, Any]) -> None:
-    """Counted in sm_90's code, in each of a kernel's ways, no row used again: a thread makes four values of each of
-    a patch's 14 rows. Six taps of resized rows, as a loop over taps is unrolled by four and counts once."""
-    most = {"rounded": [42, 42], "rounded_divided": [53, 53], "antialiased": [73, 54], "antialiased_divided": [83, 64]}
+    """Counted in sm_90's code, in each of a kernel's ways, with no row used again: a thread makes four values of each
+    of a patch's 14 rows. A loop over taps counts once, and is unrolled by four: ten taps, or six by Triton 3.9."""
+    most = {"rounded": (42, 42), "antialiased": (55, 121)}
     for name, facts in compiled.items():
         kind, _, rest = name.partition("-")
-        once, loops = facts["instructions"]["once"], facts["instructions"]["loops"]
-        if kind == "resized":  # one tap of each value
-            assert once <= 4 * 110, name
-        elif rest.endswith("sm_90"):
-            counts = [(once + 13 * loop) / (4 * 14) for loop in loops[-2:]]
-            assert all(count <= bound for count, bound in zip(counts, most[kind], strict=True)), (name, counts)
+        once, loops = facts["instructions"]["once"], sorted(facts["instructions"]["loops"])
+        if not rest.endswith("sm_90"):
+            continue
+        if kind == "resized":  # four values of each of four rows: with one tap, and what another adds
+            assert (loops[-1] / 16 <= 18.5, loops[-2] / 16 <= 13, once <= 580) == (True, True, True), name
+        else:
+            counts = [(once - loops[-1] + 14 * loop) / (4 * 14) for loop in loops[-2:]]
+            kind, _, divided = kind.partition("_")
+            bounds = [bound + (12 if divided else 0) for bound in most[kind]]
+            assert all(count <= bound for count, bound in zip(counts, bounds, strict=True)), (name, counts)
 
 
 def test_16_bits_are_rounded_to_nearest(kernels: dict[str, Any]) -> None:
@@ -206,4 +211,4 @@ def test_an_image_of_too_many_bytes_is_refused() -> None:
     layout = mc.layout(spec, height=30000, width=30000)
     for strides in ((90000, 3, 1), (30000, 1, 900000000)):
         with pytest.raises(ValueError, match="image must span at most 2147483647 bytes on a device, got 30000 x 30000"):
-            _core.DevicePlan(Preprocessor(spec)._native, [(0, *strides)], [layout], 512)
+            _core.DevicePlan(Preprocessor(spec)._native, [(0, *strides)], [layout], 16, 64)

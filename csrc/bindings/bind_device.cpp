@@ -3,6 +3,7 @@
 #include <nanobind/stl/array.h>
 #include <nanobind/stl/vector.h>
 
+#include <algorithm>
 #include <array>
 #include <cstdint>
 #include <string>
@@ -23,9 +24,11 @@ using Words = nb::ndarray<int64_t, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
 using Source = std::array<int64_t, 4>;
 
 DevicePlan device_plan(const Preprocessor& preprocessor, const std::vector<Source>& sources,
-                       const std::vector<const Layout*>& layouts, int64_t tile_values) {
+                       const std::vector<const Layout*>& layouts, int64_t tile_rows, int64_t tile_values) {
     if (sources.size() != layouts.size()) throw nb::value_error("[preprocess] there must be a layout for each image");
-    if (tile_values < 1) throw nb::value_error("[preprocess] tile_values must be at least 1");
+    if (std::min(tile_rows, tile_values) < 1) {
+        throw nb::value_error("[preprocess] tile_rows and tile_values must be at least 1");
+    }
     std::vector<DeviceImage> images;
     for (size_t i = 0; i < sources.size(); ++i) {
         const auto [address, row, col, channel] = sources[i];
@@ -33,7 +36,7 @@ DevicePlan device_plan(const Preprocessor& preprocessor, const std::vector<Sourc
         images.push_back({{data, layouts[i]->image, row, col, channel}, layouts[i]});
     }
     const nb::gil_scoped_release release;
-    return preprocessor.device_plan(images, tile_values);
+    return preprocessor.device_plan(images, {tile_rows, tile_values});
 }
 
 void write(const DevicePlan& plan, const Words& words) {
@@ -79,9 +82,9 @@ void bind_device(nb::module_& m) {
                            "All that a device needs to execute the layouts of a batch, as one block of 64-bit words:\n"
                            "14 float constants, views, crops, axes.")
         .def(nb::new_(&device_plan), nb::arg("preprocessor"), nb::arg("sources"), nb::arg("layouts"),
-             nb::arg("tile_values"),
+             nb::arg("tile_rows"), nb::arg("tile_values"),
              "sources: (address, row, column and channel stride in bytes) of each image on the device.\n"
-             "tile_values: values of horizontally resized rows that one program makes.")
+             "tile_rows, tile_values: horizontally resized rows that one program makes, and values of each.")
         .def_prop_ro("num_words", &DevicePlan::num_words, "Length of the block.")
         .def_prop_ro("num_views", &DevicePlan::num_views)
         .def_prop_ro("num_crops", &DevicePlan::num_crops)

@@ -5,7 +5,8 @@ from, where the view's content lies, which source pixels and weights an output p
 CPU's (csrc/core/pixels/pixel_kernels.h, maxcrops/preprocess/_reference.py); a fused multiply-add is written tl.fma, and
 every other operation rounds.
 
-Launches have one dimension: CUDA's second and third end at 65535.
+Launches have one dimension: CUDA's second and third end at 65535. So have blocks: Triton 3.6 and 3.9 spread two over
+the threads in different orders, and move values between threads where loads and stores then disagree.
 """
 
 from __future__ import annotations
@@ -31,8 +32,8 @@ TOP: tl.constexpr = tl.constexpr(int(_View.TOP))
 LEFT: tl.constexpr = tl.constexpr(int(_View.LEFT))
 CONTENT_HEIGHT: tl.constexpr = tl.constexpr(int(_View.CONTENT_HEIGHT))
 CONTENT_WIDTH: tl.constexpr = tl.constexpr(int(_View.CONTENT_WIDTH))
-ROWS: tl.constexpr = tl.constexpr(int(_View.ROWS))
-COLS: tl.constexpr = tl.constexpr(int(_View.COLS))
+ROW_AXIS: tl.constexpr = tl.constexpr(int(_View.ROWS))
+COL_AXIS: tl.constexpr = tl.constexpr(int(_View.COLS))
 ROW_TAPS: tl.constexpr = tl.constexpr(int(_View.ROW_TAPS))
 COL_TAPS: tl.constexpr = tl.constexpr(int(_View.COL_TAPS))
 ROW_WEIGHTS: tl.constexpr = tl.constexpr(int(_View.ROW_WEIGHTS))
@@ -50,8 +51,8 @@ TO_INTEGER: tl.constexpr = tl.constexpr(12582912.0)  # 1.5 * 2^23: a float32 of 
 BLOCK = 128
 """Values side by side of each row of a crop that a program makes, four a thread."""
 
-TILE = 128
-"""Values of horizontally resized rows that a program makes."""
+TILE = {"ROWS": 16, "BLOCK": 128}
+"""Horizontally resized rows that a program makes, and values of each."""
 
 OPTIONS: dict[str, Any] = {"num_warps": 1, "enable_fp_fusion": False}
 """Of every launch. Without fusion, a product and a sum are two roundings; tl.fma stays one."""
@@ -150,8 +151,8 @@ def rounded_crops_kernel(
 ):
     """Two taps an axis, rounded half to even to 8 bits, then normalised."""
     crop, view, first_row, value, inside = _patch_row(words_ptr, view_words, crop_words, PATCH, SIDE, BLOCK)
-    rows = words_ptr + tl.load(view + ROWS) + tl.load(crop + CROP_TOP) + first_row
-    cols = words_ptr + tl.load(view + COLS) + tl.load(crop + CROP_LEFT)
+    rows = words_ptr + tl.load(view + ROW_AXIS) + tl.load(crop + CROP_TOP) + first_row
+    cols = words_ptr + tl.load(view + COL_AXIS) + tl.load(crop + CROP_LEFT)
     col = tl.load(cols + value // 3, mask=inside, other=0)
     source, left, right = _two_taps(view, _low(col), value)
     row_stride = tl.load(view + ROW_STRIDE).to(tl.int32)
@@ -209,9 +210,11 @@ def _separate(taps):
 
 
 @triton.jit
-def _add_tap(total, tap, taps, pixel, weight):
-    """The sum with the next tap; behind the window, pixel and weight are 0."""
-    return tl.where(tap < _separate(taps), total + pixel * weight, tl.fma(pixel, weight, total))
+def _add_tap(total, source, added, fused, high, low):
+    """The sum with a pixel, over 255, of one weight: added after rounding, or fused, where the other is 0."""
+    byte = tl.load(source).to(tl.float32)
+    pixel = tl.fma(byte, high, byte * low)
+    return tl.fma(pixel, fused, total + pixel * added)
 
 
 @triton.jit(do_not_specialize=["view_words", "num_views", "search_steps"])
@@ -222,9 +225,11 @@ def resized_rows_kernel(
     view_words,
     num_views,
     search_steps,  # halvings until one view is left
-    TILE: tl.constexpr,  # the plan's tile_values
+    ROWS: tl.constexpr,  # the plan's tile_rows
+    BLOCK: tl.constexpr,  # its tile_values
 ):
-    """The horizontal pass with antialias: u / 255, then windows along each row."""
+    """The horizontal pass with antialias: u / 255, then windows along each row. Four rows at once share what a tap of a
+    column needs; near the end of an image, the last one is made again."""
     program = tl.program_id(0).to(tl.int64)
     # The last view whose first tile is not behind this one.
     low = num_views * 0
@@ -237,32 +242,42 @@ def resized_rows_kernel(
         low = tl.where(is_behind, low, middle)
     view = words_ptr + view_words + low.to(tl.int64) * VIEW_WORDS
     row_values = 3 * tl.load(view + CONTENT_WIDTH).to(tl.int32)
-    start = (program - tl.load(view + FIRST_TILE)) * TILE
-    row0 = (start // row_values).to(tl.int32)
-    lane = tl.arange(0, TILE)
-    value = (start % row_values).to(tl.uint32) + lane.to(tl.uint32)
-    row = row0 + (value // row_values.to(tl.uint32)).to(tl.int32)
-    in_row = (value % row_values.to(tl.uint32)).to(tl.int32)
-    col, channel = in_row // 3, in_row % 3
-    inside = row < tl.load(view + HEIGHT).to(tl.int32)
+    tiles_across = (row_values + BLOCK - 1) // BLOCK
+    tile = (program - tl.load(view + FIRST_TILE)).to(tl.int32)
+    last = tl.load(view + HEIGHT).to(tl.int32) - 1
+    first_row = tile // tiles_across * ROWS
+    value = tile % tiles_across * BLOCK + tl.arange(0, BLOCK)
+    inside = value < row_values
+    col = tl.where(inside, value // 3, 0)
 
-    word = tl.load(words_ptr + tl.load(view + COLS) + col, mask=inside, other=0)
-    taps = _high(word)
+    word = tl.load(words_ptr + tl.load(view + COL_AXIS) + col)
+    last_tap = _high(word) - 1
+    separate = _separate(_high(word))
     longest = tl.load(view + COL_TAPS).to(tl.int32)
-    weights = floats_ptr + tl.load(view + COL_WEIGHTS)
+    weights = floats_ptr + tl.load(view + COL_WEIGHTS) + col * longest
+    row_stride = tl.load(view + ROW_STRIDE).to(tl.int32)
     col_stride = tl.load(view + COL_STRIDE).to(tl.int32)
     source = tl.load(view + ADDRESS).to(tl.pointer_type(tl.uint8))
-    place = row * tl.load(view + ROW_STRIDE).to(tl.int32) + _low(word) * col_stride
-    place += channel * tl.load(view + CHANNEL_STRIDE).to(tl.int32)
-    weight = col * longest
-    high_part, low_part = tl.load(floats_ptr + 12), tl.load(floats_ptr + 13)  # of 1 / 255
-    total = tl.full([TILE], 0.0, tl.float32)
-    for tap in range(longest):
-        reads = inside & (tap < taps)
-        byte = tl.load(source + (place + tap * col_stride), mask=reads, other=0).to(tl.float32)
-        pixel = tl.fma(byte, high_part, byte * low_part)
-        total = _add_tap(total, tap, taps, pixel, tl.load(weights + (weight + tap), mask=reads, other=0.0))
-    tl.store(workspace_ptr + program * TILE + lane, total)  # a view's tiles are its own to their end
+    place = _low(word) * col_stride + value % 3 * tl.load(view + CHANNEL_STRIDE).to(tl.int32)
+    high, low = tl.load(floats_ptr + 12), tl.load(floats_ptr + 13)  # of 1 / 255
+    out = workspace_ptr + tl.load(view + WORKSPACE) + value
+    for row in range(first_row, tl.minimum(first_row + ROWS, last + 1), 4):
+        a = tl.full([BLOCK], 0.0, tl.float32)
+        b, c, d = a, a, a
+        row_b, row_c, row_d = tl.minimum(row + 1, last), tl.minimum(row + 2, last), tl.minimum(row + 3, last)
+        for tap in range(longest):
+            # Behind a window, its last pixel again, and a weight of 0: that changes no sum, be it rounded or fused.
+            weight = tl.load(weights + tap)
+            added, fused = tl.where(tap < separate, weight, 0.0), tl.where(tap < separate, 0.0, weight)
+            at = place + tl.minimum(tap, last_tap) * col_stride
+            a = _add_tap(a, source + row * row_stride + at, added, fused, high, low)
+            b = _add_tap(b, source + row_b * row_stride + at, added, fused, high, low)
+            c = _add_tap(c, source + row_c * row_stride + at, added, fused, high, low)
+            d = _add_tap(d, source + row_d * row_stride + at, added, fused, high, low)
+        tl.store(out + row * row_values, a, mask=inside)
+        tl.store(out + row_b * row_values, b, mask=inside)
+        tl.store(out + row_c * row_values, c, mask=inside)
+        tl.store(out + row_d * row_values, d, mask=inside)
 
 
 @triton.jit(do_not_specialize=["view_words", "crop_words"])
@@ -288,7 +303,7 @@ def antialiased_crops_kernel(
     place = value + 3 * (tl.load(crop + CROP_LEFT) - tl.load(view + LEFT)).to(tl.int32)
     content = (place >= 0) & (place < row_values)
     place = tl.where(content, place, 0)
-    rows = words_ptr + tl.load(view + ROWS)
+    rows = words_ptr + tl.load(view + ROW_AXIS)
     weights = floats_ptr + tl.load(view + ROW_WEIGHTS)
     longest = tl.load(view + ROW_TAPS).to(tl.int32)
     constants = floats_ptr + value % 3
@@ -296,7 +311,7 @@ def antialiased_crops_kernel(
     out = _in_patches(out_ptr, crop, first_row, value, PATCH, SIDE, ALIGNMENT)
     workspace = tl.load(view + WORKSPACE)
     if workspace < 0:
-        col = tl.load(words_ptr + tl.load(view + COLS) + place // 3)
+        col = tl.load(words_ptr + tl.load(view + COL_AXIS) + place // 3)
         col_longest = tl.load(view + COL_TAPS).to(tl.int32)
         col_weights = floats_ptr + tl.load(view + COL_WEIGHTS) + place // 3 * col_longest
         u0 = tl.load(col_weights, mask=content, other=0.0)

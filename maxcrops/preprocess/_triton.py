@@ -41,7 +41,7 @@ def write_crops(
     crop_values, patch = out.shape[1] * out.shape[2], layouts[0].patch_size
     side = layouts[0].views[0].crops[0][2] // patch
     sources = [(image.data_ptr(), *image.stride()) for image in images]
-    plan = _core.DevicePlan(native, sources, layouts, kernels.TILE)
+    plan = _core.DevicePlan(native, sources, layouts, kernels.TILE["ROWS"], kernels.TILE["BLOCK"])
     # torch keeps pinned memory from reuse until the copies from it are done.
     host = torch.empty(plan.num_words, dtype=torch.int64, pin_memory=out.is_cuda)
     plan.write(host.numpy())
@@ -65,7 +65,7 @@ def write_crops(
         if plan.num_tiles:
             halvings = (plan.num_views - 1).bit_length()
             kernels.resized_rows_kernel[(plan.num_tiles,)](
-                workspace, *tables, begins[0], plan.num_views, halvings, TILE=kernels.TILE, **kernels.OPTIONS
+                workspace, *tables, begins[0], plan.num_views, halvings, **kernels.TILE, **kernels.OPTIONS
             )
         kernels.antialiased_crops_kernel[crops_grid](out, workspace, *tables, *begins, **shape)
 

@@ -10,7 +10,7 @@
 namespace maxcrops_test {
 namespace {
 
-constexpr int64_t kTile = 64;
+constexpr Tile kTile{16, 64};
 constexpr Size kSizes[] = {{1, 1}, {1, 97}, {97, 1}, {37, 53}, {3, 300}, {70, 70}, {211, 199}, {240, 320}};
 
 std::vector<Spec> specs_for(Resize resize) {
@@ -161,16 +161,18 @@ TEST_P(DevicePlanTest, TilesCoverEveryViewOnce) {
     const Preprocessor preprocessor(clip_rule(GetParam()), PixelType::kFloat32);
     const Batch batch(pixel_specs()[0], preprocessor);
     const Words words(batch);
-    int64_t tiles = 0;
+    int64_t tiles = 0, floats = 0;
     for (int64_t i = 0; windows && i < batch.plan->num_views(); ++i) {
         EXPECT_EQ(words.view(i, ViewWord::kFirstTile), tiles);
         const bool has_two_taps = std::max(words.view(i, ViewWord::kRowTaps), words.view(i, ViewWord::kColTaps)) <= 2;
-        EXPECT_EQ(words.view(i, ViewWord::kWorkspace), has_two_taps ? -1 : tiles * kTile);
+        EXPECT_EQ(words.view(i, ViewWord::kWorkspace), has_two_taps ? -1 : floats);
         if (has_two_taps) continue;
-        tiles += ceil_div(words.view(i, ViewWord::kHeight) * 3 * words.view(i, ViewWord::kContentWidth), kTile);
+        const int64_t rows = words.view(i, ViewWord::kHeight), values = 3 * words.view(i, ViewWord::kContentWidth);
+        tiles += ceil_div(rows, kTile.rows) * ceil_div(values, kTile.values);
+        floats += rows * values;
     }
     EXPECT_EQ(batch.plan->num_tiles(), tiles);
-    EXPECT_EQ(batch.plan->workspace_floats(), tiles * kTile);
+    EXPECT_EQ(batch.plan->workspace_floats(), floats);
 }
 
 TEST_P(DevicePlanTest, ReciprocalsAreThoseOfTheDivisorsAndOf255) {

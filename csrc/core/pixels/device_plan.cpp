@@ -89,7 +89,7 @@ void require_countable(Size image, int64_t rows, int64_t row_values) {
 
 }  // namespace
 
-DevicePlan::DevicePlan(const PixelRule& rule, const std::vector<DeviceImage>& images, int64_t tile_values,
+DevicePlan::DevicePlan(const PixelRule& rule, const std::vector<DeviceImage>& images, Tile tile,
                        AxisTables& tables) {
     const bool rounded = rule.resize != Resize::kBilinearAntialias;
     is_rounded_ = rounded;
@@ -157,9 +157,11 @@ DevicePlan::DevicePlan(const PixelRule& rule, const std::vector<DeviceImage>& im
             at(ViewWord::kWorkspace) = -1;
             at(ViewWord::kFirstTile) = num_tiles_;
             if (!rounded && std::max(at(ViewWord::kRowTaps), at(ViewWord::kColTaps)) > 2) {
-                require_countable(source, source.height, 3 * view.content.width);
-                at(ViewWord::kWorkspace) = num_tiles_ * tile_values;
-                num_tiles_ += ceil_div(source.height * 3 * view.content.width, tile_values);
+                const int64_t row_values = 3 * view.content.width;
+                require_countable(source, source.height, row_values);
+                at(ViewWord::kWorkspace) = workspace_floats_;
+                workspace_floats_ += source.height * row_values;
+                num_tiles_ += ceil_div(source.height, tile.rows) * ceil_div(row_values, tile.values);
             }
             for (const Box& crop : view.crops) {
                 crops_.push_back({num_views(), crop.top, crop.left, output});
@@ -179,7 +181,6 @@ DevicePlan::DevicePlan(const PixelRule& rule, const std::vector<DeviceImage>& im
     for (auto& axis : two_taps_) axis.word += first_axis;
     for (auto& axis : windows_) axis.word += first_axis;
     num_words_ = first_axis + axis_words;
-    workspace_floats_ = num_tiles_ * tile_values;
 }
 
 void DevicePlan::write(int64_t* words) const {

@@ -69,11 +69,17 @@ struct DeviceImage {
     const Layout* layout = nullptr;
 };
 
+// Horizontally resized rows that a program makes, and values of each.
+struct Tile {
+    int64_t rows = 1;
+    int64_t values = 1;
+};
+
 class DevicePlan {
 public:
-    // Horizontally resized rows are made in tiles of `tile_values`. Throws std::invalid_argument for a layout that the
-    // pixel path cannot execute, and for an image beyond the limits above.
-    DevicePlan(const PixelRule& rule, const std::vector<DeviceImage>& images, int64_t tile_values, AxisTables& tables);
+    // Throws std::invalid_argument for a layout that the pixel path cannot execute, and for an image beyond the limits
+    // above.
+    DevicePlan(const PixelRule& rule, const std::vector<DeviceImage>& images, Tile tile, AxisTables& tables);
 
     int64_t num_words() const { return num_words_; }
     int64_t num_views() const { return static_cast<int64_t>(views_.size()); }

@@ -531,8 +531,8 @@ Preprocessor::Preprocessor(const PixelRule& rule, PixelType type)
     }
 }
 
-DevicePlan Preprocessor::device_plan(const std::vector<DeviceImage>& images, int64_t tile_values) const {
-    return DevicePlan(rule_, images, tile_values, *tables_);
+DevicePlan Preprocessor::device_plan(const std::vector<DeviceImage>& images, Tile tile) const {
+    return DevicePlan(rule_, images, tile, *tables_);
 }
 
 void Preprocessor::run(const std::vector<ImageJob>& jobs, int num_threads, Isa isa) const {

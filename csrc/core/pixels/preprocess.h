@@ -18,6 +18,7 @@ namespace maxcrops {
 
 class AxisTables;
 class DevicePlan;
+struct Tile;
 struct DeviceImage;
 
 enum class Resize {
@@ -58,7 +59,7 @@ public:
     void run(const std::vector<ImageJob>& jobs, int num_threads, Isa isa) const;
 
     // The same work for a device: see device_plan.h.
-    DevicePlan device_plan(const std::vector<DeviceImage>& images, int64_t tile_values) const;
+    DevicePlan device_plan(const std::vector<DeviceImage>& images, Tile tile) const;
 
 private:
     PixelRule rule_;
