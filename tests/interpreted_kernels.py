@@ -383,6 +383,22 @@ def test_the_host_waits_for_nothing(name: str) -> None:
     assert used - {"new_empty", "set_"} <= {"empty", "_to_copy", "view", "detach", "transpose", "expand"}
 
 
+@pytest.mark.parametrize(("name", "what"), [("molmo2", r"\d+ crops"), ("molmo", "the resized rows of a batch")])
+def test_memory_that_is_not_there_is_told_in_bytes(name: str, what: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    device = Preprocessor(FACES[name], backend="triton")
+    image, allocate = torch.from_numpy(noise(60, 90)), torch.empty
+
+    def out_of_memory(*args: Any, **settings: Any) -> torch.Tensor:
+        if settings.get("dtype") == torch.int64:  # the plan's words
+            return allocate(*args, **settings)
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    out = None if name == "molmo2" else next(iter(device(image).values()))  # the crops come first
+    monkeypatch.setattr(torch, "empty", out_of_memory)
+    with pytest.raises(torch.OutOfMemoryError, match=rf"{what} need \d+ bytes .* fewer images .*CUDA out of memory"):
+        device(image, out=out)
+
+
 def test_only_cuda_tensors_choose_this_backend(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Preprocessor, "_on_device", None)
     Preprocessor(SMALL2, backend="auto")(torch.from_numpy(noise(60, 90)))

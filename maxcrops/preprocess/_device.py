@@ -106,7 +106,7 @@ def output(
 
     wanted: torch.dtype = getattr(torch, dtype)
     if out is None:
-        return torch.empty(shape, dtype=wanted, device=device)
+        return _triton.empty(shape, wanted, device, f"{shape[0]} crops")
     if not isinstance(out, torch.Tensor):
         raise TypeError(f"[preprocess] out must be a torch tensor on {device}, got {type(out).__name__}")
     if out.device != device:

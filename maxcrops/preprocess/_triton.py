@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
@@ -61,13 +62,31 @@ def write_crops(
         if plan.is_rounded:
             kernels.rounded_crops_kernel[crops_grid](out, *tables, *begins, **shape)
             return
-        workspace = torch.empty(plan.workspace_floats, dtype=torch.float32, device=out.device)
+        workspace = empty((plan.workspace_floats,), torch.float32, out.device, "the resized rows of a batch")
         if plan.num_tiles:
             halvings = (plan.num_views - 1).bit_length()
             kernels.resized_rows_kernel[(plan.num_tiles,)](
                 workspace, *tables, begins[0], plan.num_views, halvings, **kernels.TILE, **kernels.OPTIONS
             )
         kernels.antialiased_crops_kernel[crops_grid](out, workspace, *tables, *begins, **shape)
+
+
+def empty(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device, what: str) -> torch.Tensor:
+    """New memory on the device.
+
+    Raises:
+        torch.OutOfMemoryError: torch's, and before it what the memory was for, how many bytes, and what needs fewer.
+    """
+    import torch
+
+    try:
+        return torch.empty(shape, dtype=dtype, device=device)
+    except torch.OutOfMemoryError as error:
+        num_bytes = math.prod(shape) * dtype.itemsize
+        raise torch.OutOfMemoryError(
+            f"[preprocess] {what} need {num_bytes} bytes ({num_bytes / 2**30:.2f} GiB) on {device}; give fewer images"
+            f" at once, lower max_crops, or a 16-bit dtype: {error}"
+        ) from error
 
 
 def _current(device: torch.device) -> AbstractContextManager[Any]:
