@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import maxcrops as mc
+from maxcrops.specs import FAMILIES
 
 TESTS = Path(__file__).parent
 ROOT = TESTS.parent
@@ -27,6 +28,10 @@ def test_every_model_is_named() -> None:
     models = README.partition("## Models")[2].partition("\n## ")[0]
     missing = [key for key in mc.list_specs() if f"`{key}`" not in models]
     assert missing == []
+
+
+def test_number_of_families() -> None:
+    assert f"It knows [{len(FAMILIES)} families of\nmodels](#models)" in README
 
 
 def test_table_of_families_is_the_registry() -> None:
