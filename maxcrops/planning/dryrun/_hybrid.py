@@ -87,8 +87,9 @@ class Hybrid:
 
     def run(self, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         tensors = self.tensors_in(*args, **kwargs)
-        if any(isinstance(tensor, self._fake_type) for tensor in tensors):
-            return self._run_with_fakes(func, args, kwargs)
+        num_fakes = sum(isinstance(tensor, self._fake_type) for tensor in tensors)
+        if num_fakes:
+            return self._run_with_fakes(func, args, kwargs, mixed=num_fakes < len(tensors))
         if self._grows(func, args, kwargs, tensors):
             with self.fake_mode:
                 return func(*args, **kwargs)
@@ -110,7 +111,7 @@ class Hybrid:
 
     # -- rules 2 to 4 ------------------------------------------------------------------------------------------------
 
-    def _run_with_fakes(self, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    def _run_with_fakes(self, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any], *, mixed: bool) -> Any:
         torch = self._torch
         packet = func.overloadpacket
         if packet is torch.ops.aten.masked_select and not self.is_fake(args[1]):
@@ -122,9 +123,13 @@ class Hybrid:
         if self._writes_only_real(func, args):
             written = {id(leaf) for place in self._written[func] for leaf in self.tensors_in(args[place])}
             return func(*self._filled(args, 0, written), **self._filled(kwargs, 0, written))
+        # torch keeps the shapes of results, but not beside real arguments, and not of _unsafe_view, a view as any here.
+        shapes = self._map(self._shape_of, (args, kwargs)) if mixed else (args, kwargs)
+        if packet is torch.ops.aten._unsafe_view:
+            func = torch.ops.aten.view.default
         try:
-            with self.fake_mode:
-                result = func(*args, **kwargs)
+            # What the dispatcher would call if the mode was entered, without entering it for each operator.
+            result = self.fake_mode.__torch_dispatch__(func, (), *shapes)
             if packet in self._conditions and _is_integer(args[0]) and result.numel() <= BIG:
                 return torch.ones(result.shape, dtype=torch.bool)
             return result
@@ -165,6 +170,12 @@ class Hybrid:
             return self._torch.full((), fill, dtype=leaf.dtype).expand(leaf.shape)
 
         return self._map(real, values)
+
+    def _shape_of(self, leaf: Any) -> Any:
+        """A fake in place of a real tensor."""
+        if not isinstance(leaf, self._torch.Tensor) or self.is_fake(leaf):
+            return leaf
+        return self.fake(self._torch.empty_strided(leaf.shape, leaf.stride(), dtype=leaf.dtype, device="meta"))
 
     def _fake_again(self, leaf: Any) -> Any:
         """Real integers and flags may be asked for; other numbers were made up."""
