@@ -22,21 +22,18 @@ from torch.utils.checkpoint import checkpoint
 
 from maxcrops.planning.dryrun._attention import (
     CONDITIONS,
-    TEMPORARIES,
     AttentionCall,
     AttentionPlatform,
     Kernel,
     bundled_cudnn,
     choose_kernel,
-    cublas_workspace_bytes,
-    extra_bytes,
     largest_passing_batch,
     launch_problems,
-    mask_bytes,
-    patched_sdpa,
     unmet,
 )
+from maxcrops.planning.dryrun._cuda import patched_sdpa
 from maxcrops.planning.dryrun._launch import Launch
+from maxcrops.planning.dryrun._temporaries import TEMPORARIES, cublas_workspace_bytes, extra_bytes, mask_bytes
 
 T4, A100, A10, L4, H100, B200, RTX_5090 = (7, 5), (8, 0), (8, 6), (8, 9), (9, 0), (10, 0), (12, 0)
 

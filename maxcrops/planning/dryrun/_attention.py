@@ -1,8 +1,8 @@
-"""The attention kernel that CUDA would take, the launches that break its limits, and the memory that it uses inside.
+"""The attention kernel that CUDA would take, and the launches that break its limits.
 
 PyTorch's ``scaled_dot_product_attention`` picks one of four kernels from shapes, types and GPU. Here the choice is made
-in Python, from PyTorch's own rules, for a GPU and a PyTorch that need not be there; then the chosen operator is called
-on fake tensors, so that outputs, log-sum-exps and gradients are those of CUDA.
+in Python, from PyTorch's own rules, for a GPU and a PyTorch that need not be there. ``_cuda`` calls the chosen kernel's
+operator on fake tensors; ``_temporaries`` has the memory that it uses inside.
 
 Sources. "2.13 header" is a file in the installed wheel of PyTorch 2.13.0 (``sdp_utils_cpp.h``, ``Context.h``,
 ``mem_eff_attention/*.h``), read there. ``sdp_utils.cpp``, ``flash_api.cpp`` and ``attention_backward.cu`` are not in a
@@ -15,26 +15,20 @@ algorithms), nested tensors, ROCm, FlashAttention 3, and dropout rates that newe
 
 from __future__ import annotations
 
-import math
 from bisect import bisect_left
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
-from maxcrops.planning.dryrun._hybrid import count_true
 from maxcrops.planning.dryrun._launch import Launch
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 Kernel: TypeAlias = Literal["flash", "efficient", "cudnn", "math"]
 
 GRID_LIMIT = 65535
 """Largest gridDim.y and gridDim.z of CUDA; gridDim.x goes to 2**31 - 1."""
 
-_HALF = ("bfloat16", "float16")
+HALF = ("bfloat16", "float16")
 _OLDEST_TORCH = (2, 6)
 
 
@@ -150,7 +144,7 @@ class AttentionCall:
     @property
     def element_size(self) -> int:
         """Bytes of one element of the query."""
-        return 2 if self.dtype in _HALF else 8 if self.dtype == "float64" else 4
+        return 2 if self.dtype in HALF else 8 if self.dtype == "float64" else 4
 
 
 @dataclass(frozen=True)
@@ -172,7 +166,7 @@ def _heads_match(call: AttentionCall, *, grouped: bool) -> bool:
 
 def _efficient_alignment(platform: AttentionPlatform, call: AttentionCall) -> int:
     """Elements that a head's size must be a multiple of (sdp_utils.cpp minimum_gemm_alignment)."""
-    half = call.dtype in _HALF
+    half = call.dtype in HALF
     if platform.compute_capability >= (8, 0):
         return 8 if half else 4
     return 8 if half and platform.compute_capability >= (7, 0) else 1
@@ -237,7 +231,7 @@ CONDITIONS: tuple[Condition, ...] = (
     Condition(
         "flash",
         "be in bfloat16 or float16",
-        lambda _, call: call.dtype in _HALF,
+        lambda _, call: call.dtype in HALF,
         "sdp_utils.cpp: check_dtypes_flash_attention",
     ),
     Condition(
@@ -282,7 +276,7 @@ CONDITIONS: tuple[Condition, ...] = (
     Condition(
         "cudnn",
         "be in bfloat16 or float16",
-        lambda _, call: call.dtype in _HALF,
+        lambda _, call: call.dtype in HALF,
         "sdp_utils.cpp: check_dtypes_low_precision",
     ),
     Condition(
@@ -350,13 +344,17 @@ _OPERATORS: dict[Kernel, str] = {
 _ACCUMULATOR_LIMIT = 2**31
 
 
-def _round_up(value: int, multiple: int) -> int:
+def dtype_name(tensor: Any) -> str:
+    return str(tensor.dtype).removeprefix("torch.")
+
+
+def round_up(value: int, multiple: int) -> int:
     return -(-value // multiple) * multiple
 
 
-def _flash_head_dim(head_dim: int) -> int:
+def flash_head_dim(head_dim: int) -> int:
     """Head size of flash's buffers (flash_api.cpp head_size_rounded)."""
-    return _round_up(head_dim, 32 if head_dim <= 128 else 64)
+    return round_up(head_dim, 32 if head_dim <= 128 else 64)
 
 
 def launch_problems(kernel: Kernel, platform: AttentionPlatform, call: AttentionCall) -> list[Launch]:
@@ -402,7 +400,7 @@ def launch_problems(kernel: Kernel, platform: AttentionPlatform, call: Attention
             found.append(problem("grid.y (batch)", call.batch, "pytorch #146704, flash-attention #1786"))
         if heads > GRID_LIMIT:
             found.append(problem("grid.z (heads)", heads, "flash-attention #1812"))
-        accumulator = call.batch * call.heads * _round_up(call.queries, 128) * _flash_head_dim(call.head_dim)
+        accumulator = call.batch * call.heads * round_up(call.queries, 128) * flash_head_dim(call.head_dim)
         if call.requires_grad and accumulator > _ACCUMULATOR_LIMIT:
             found.append(
                 problem(
@@ -463,414 +461,3 @@ def _mask_of(call: AttentionCall, batch: int) -> tuple[int, ...]:
     if len(call.mask_shape) < 4 or call.mask_shape[0] == 1:
         return call.mask_shape
     return (batch, *call.mask_shape[1:])
-
-
-@dataclass(frozen=True)
-class Temporary:
-    """Memory that a CUDA operator allocates and frees within one call, which its outputs do not show."""
-
-    operator: str
-    """Schema name, as a dispatch mode sees it."""
-    text: str
-    """The formula in words."""
-    num_bytes: Callable[[AttentionPlatform, Sequence[Any]], int]
-    """From the platform and the operator's arguments, in the order of its schema."""
-    source: str
-    verified: bool
-    """Read in PyTorch's source, rather than estimated. None was measured on a GPU."""
-
-
-def _call_of(query: Any, key: Any, value: Any) -> AttentionCall:
-    """From tensors [batch, heads, length, size], or anything that has their shapes and dtypes."""
-    batch, heads, queries, head_dim = query.shape
-    return AttentionCall(
-        batch=batch,
-        heads=heads,
-        queries=queries,
-        keys=key.shape[2],
-        head_dim=head_dim,
-        kv_heads=key.shape[1],
-        value_dim=value.shape[3],
-        dtype=_dtype_name(query),
-    )
-
-
-def _dtype_name(tensor: Any) -> str:
-    return str(tensor.dtype).removeprefix("torch.")
-
-
-def _chunk(platform: AttentionPlatform, call: AttentionCall) -> int:
-    """Batch entries of a chunk that the efficient kernel copies into its outputs; 0 where it makes none."""
-    return GRID_LIMIT if call.batch > GRID_LIMIT and platform.torch >= (2, 8) else 0
-
-
-def _efficient_forward(platform: AttentionPlatform, args: Sequence[Any]) -> int:
-    call = _call_of(*args[:3])
-    batch = _chunk(platform, call)
-    outputs = batch * call.heads * call.queries * call.value_dim * call.element_size
-    # Kernels for sizes up to 64 and 128 keep the output in registers; the one for larger sizes accumulates in memory
-    # unless the output is float32 itself (kernel_forward.h kNeedsOutputAccumulatorBuffer, cutlassF.h).
-    accumulated = call.dtype in _HALF and max(call.head_dim, call.value_dim) > 128
-    rows = (batch or call.batch) * call.heads * call.queries
-    return outputs + (rows * call.value_dim * 4 if accumulated else 0)
-
-
-def _efficient_backward(platform: AttentionPlatform, args: Sequence[Any]) -> int:
-    call = _call_of(*args[1:4])
-    batch = _chunk(platform, call)
-    gradients = batch * call.element_size * (call.heads * call.queries * call.head_dim)
-    gradients += batch * call.element_size * call.kv_heads * call.keys * (call.head_dim + call.value_dim)
-    call = replace(call, batch=batch or call.batch)
-    rows = call.batch * call.heads * call.queries
-    half = call.dtype in _HALF
-    # delta; outside the half kernels it is summed from a float32 product of output and gradient.
-    delta = rows * 4 + (0 if half else rows * call.value_dim * 4)
-    return gradients + delta + _efficient_workspace(platform, call)
-
-
-def _efficient_workspace(platform: AttentionPlatform, call: AttentionCall) -> int:
-    """kernel_backward.h workspace_size for the kernel that cutlassB.h lists first for the size."""
-    half = call.dtype in _HALF
-    largest = max(call.head_dim, call.value_dim)
-    capability = platform.compute_capability
-    # Only these have the shared memory for blocks of 128 x 128.
-    roomy = capability in ((8, 0), (9, 0)) or capability[0] == 10
-    if largest <= 64:
-        rows, columns, in_registers = 64, 64, half and capability >= (8, 0)
-    elif largest <= 96 and half and capability in ((8, 6), (8, 9)):
-        rows, columns, in_registers = 128, 64, True
-    elif largest <= 128 and half and roomy:
-        rows, columns, in_registers = 128, 128, True
-    elif largest <= 128 and half and capability >= (8, 0):
-        rows, columns, in_registers = 64, 64, False
-    else:
-        rows, columns, in_registers = 128, 64, False
-    groups = max(call.batch * call.heads, 1)
-    splits = -(-call.keys // columns)
-    if groups >= 256 and call.keys <= 2 * columns:
-        splits = 1
-    if half and not in_registers:
-        splits = min(splits, 200 // groups)
-    splits = max(splits, 1)
-    tile = 4 + rows * columns  # lock, counter and padding before the buffer
-    floats = -(-call.queries // rows) * -(-call.head_dim // columns) * tile
-    if half and not in_registers:
-        floats += splits * columns * (_round_up(call.head_dim, rows) + _round_up(call.value_dim, rows))
-    return groups * _round_up(floats, 4) * 4
-
-
-def _flash_backward(platform: AttentionPlatform, args: Sequence[Any]) -> int:
-    call = _call_of(*args[1:4])
-    rows = call.batch * call.heads * _round_up(call.queries, 128)
-    num_bytes = rows * 4 + rows * _flash_head_dim(call.head_dim) * 4
-    if call.heads != call.kv_heads:
-        num_bytes += 2 * call.batch * call.keys * call.heads * call.head_dim * call.element_size
-    return num_bytes
-
-
-def _cudnn_backward(platform: AttentionPlatform, args: Sequence[Any]) -> int:
-    call = _call_of(*args[1:4])
-    return call.batch * call.heads * call.queries * (call.head_dim + 1) * 4
-
-
-def _masked_scatter(platform: AttentionPlatform, args: Sequence[Any]) -> int:
-    target, mask = args[0], args[1]
-    elements: int = math.prod(target.shape)
-    return 8 * elements + (elements if tuple(mask.shape) != tuple(target.shape) else 0)
-
-
-def _bool_index(platform: AttentionPlatform, args: Sequence[Any]) -> int:
-    num_bytes = 0
-    for index in args[1]:
-        if index is not None and _dtype_name(index) == "bool":
-            # Values of a fake mask are not known: all of them, then.
-            count = math.prod(index.shape) if hasattr(index, "fake_mode") else count_true(index)
-            num_bytes += 8 * len(index.shape) * count
-    return num_bytes
-
-
-def _index_put(platform: AttentionPlatform, args: Sequence[Any]) -> int:
-    accumulate = len(args) > 3 and bool(args[3])
-    indices = [index for index in args[1] if index is not None]
-    return _bool_index(platform, args) + (48 * max(math.prod(i.shape) for i in indices) if accumulate else 0)
-
-
-def _embedding_backward(platform: AttentionPlatform, args: Sequence[Any]) -> int:
-    gradient, indices = args[0], args[1]
-    count = math.prod(indices.shape)
-    # Up to 3072 indices one kernel adds up in place.
-    return 0 if count <= 3072 else 40 * count + count // 10 * gradient.shape[-1] * 4
-
-
-TEMPORARIES: tuple[Temporary, ...] = (
-    Temporary(
-        "aten::_scaled_dot_product_efficient_attention",
-        "half types, head size above 128: batch x heads x queries x value size x 4; batch above 65535 (2.8 and newer): "
-        "also the output of one chunk of 65535",
-        _efficient_forward,
-        "2.13 header kernel_forward.h, cutlassF.h; chunks #154029",
-        True,
-    ),
-    Temporary(
-        "aten::_scaled_dot_product_efficient_attention_backward",
-        "delta: batch x heads x queries x 4 (float32: x (value size + 1)); dQ in float32 tiles; in half types, without "
-        "room for dK and dV in registers, their float32 tiles; batch above 65535: also the gradients of one chunk",
-        _efficient_backward,
-        "attention_backward.cu; 2.13 header kernel_backward.h workspace_size, cutlassB.h. Which block size fits shared "
-        "memory is assumed",
-        True,
-    ),
-    Temporary(
-        "aten::_scaled_dot_product_flash_attention_backward",
-        "batch x heads x queries (in 128s) x (head size (in 32s, above 128 in 64s) + 1) x 4; grouped heads: also dK "
-        "and dV with all heads, 2 x batch x heads x keys x head size x bytes of the type",
-        _flash_backward,
-        "flash_api.cpp mha_bwd: softmax_d, dq_accum, dk_expanded, dv_expanded",
-        True,
-    ),
-    Temporary(
-        "aten::_scaled_dot_product_cudnn_attention_backward",
-        "batch x heads x queries x (head size + 1) x 4",
-        _cudnn_backward,
-        "cuDNN's accumulator of dQ (#186142 names it) and its row sums; the library's workspace may be larger",
-        False,
-    ),
-    *(
-        Temporary(
-            f"aten::{name}",
-            "8 per element of the target (prefix sum, int64), and 1 more where the mask is broadcast to it",
-            _masked_scatter,
-            "aten/src/ATen/native/cuda/IndexKernel.cu launch_masked_scatter_kernel",
-            True,
-        )
-        for name in ("masked_scatter", "masked_scatter_")
-    ),
-    Temporary(
-        "aten::index",
-        "8 x dimensions x true elements of each boolean index (nonzero)",
-        _bool_index,
-        "aten/src/ATen/native/IndexingUtils.h expandTensors",
-        True,
-    ),
-    *(
-        Temporary(
-            f"aten::{name}",
-            "as index for boolean indices; accumulating: 48 per index (linear and sorted, their order, space to sort)",
-            _index_put,
-            "aten/src/ATen/native/cuda/Indexing.cu index_put_with_sort_kernel; the sort's own space is an estimate",
-            False,
-        )
-        for name in ("index_put", "index_put_", "_index_put_impl_")
-    ),
-    Temporary(
-        "aten::embedding_dense_backward",
-        "above 3072 indices: 40 per index (sorted indices, order, sort space) and, for repeated ids, a tenth of the "
-        "gradient in float32",
-        _embedding_backward,
-        "aten/src/ATen/native/cuda/EmbeddingBackwardKernel.cu; estimated for few distinct ids, as image tokens are",
-        False,
-    ),
-)
-"""The memory that CUDA's kernels use inside.
-
-Not here, since their tensors are real ones that a dispatch mode sees: the mask's conversion and padding (patched_sdpa
-makes them). Not here, as unknown: the workspace of cuDNN's convolutions and of its attention, the space of sorts, and
-flash's split of long keys among idle multiprocessors (some MiB, in decoding).
-"""
-
-_BY_OPERATOR: dict[str, tuple[Temporary, ...]] = {
-    row.operator: tuple(other for other in TEMPORARIES if other.operator == row.operator) for row in TEMPORARIES
-}
-
-
-def extra_bytes(operator: str, platform: AttentionPlatform, args: Sequence[Any]) -> int:
-    """Bytes of temporaries beside the operator's own outputs, live until it returns; 0 for one without a row.
-
-    Args:
-        operator: Schema name, "aten::masked_scatter".
-        args: Its positional arguments; of tensors only shapes and dtypes are read, and the values of real boolean
-            indices.
-    """
-    return sum(row.num_bytes(platform, args) for row in _BY_OPERATOR.get(operator, ()))
-
-
-def cublas_workspace_bytes(platform: AttentionPlatform) -> int:
-    """What the first matrix product allocates for good, once per handle and stream.
-
-    8,519,680 bytes; 32 MiB on compute capability 9.0 and, in newer versions, 10.x and 12.x (CublasHandlePool.cpp
-    parseChosenWorkspaceSize; since which version is not verified, 2.9 assumed). cuBLASLt is taken to share it.
-    """
-    major = platform.compute_capability[0]
-    if platform.compute_capability == (9, 0) or (major in (10, 12) and platform.torch >= (2, 9)):
-        return 32 * 2**20
-    return 2 * 4096 * 1024 + 8 * 16 * 1024
-
-
-def mask_bytes(call: AttentionCall) -> tuple[int, int]:
-    """Bytes that a mask adds (at its peak, during the kernel) on the fused path, beside the mask itself.
-
-    A boolean mask is inverted (1 byte an element), turned into the query's type (2 in half types) and, where a row is
-    no multiple of 8 elements, copied into padded rows for the efficient kernel (2 more): with the mask itself 5 or 6
-    bytes an element for a moment, 1 + 2 during the kernel (attention.cpp convert_boolean_attn_mask, preprocess_mask).
-
-    >>> mask_bytes(AttentionCall(batch=1, heads=8, queries=4100, keys=4100, head_dim=64, mask="bool"))
-    (67272800, 33652800)
-    """
-    if call.mask is None:
-        return 0, 0
-    elements = math.prod(call.mask_shape)
-    converted = elements * call.element_size if call.mask == "bool" else 0
-    # Every stride of a contiguous mask is a multiple of its row.
-    is_padded = call.mask_shape[-1] % 8 != 0
-    padded = elements // call.mask_shape[-1] * _round_up(call.mask_shape[-1], 8) * call.element_size if is_padded else 0
-    return max(elements + converted, converted + padded) if converted else padded, padded or converted
-
-
-OnCall: TypeAlias = Callable[[Kernel, AttentionCall], None]
-
-
-@contextmanager
-def patched_sdpa(platform: AttentionPlatform, *, on_call: OnCall) -> Iterator[None]:
-    """Makes ``torch.nn.functional.scaled_dot_product_attention`` act on fake CPU tensors as on CUDA.
-
-    Each call chooses a kernel, tells ``on_call(kernel, call)``, and calls that kernel's own operator. The
-    attribute is replaced, not the function overridden: function modes are off while ``Tensor.backward`` runs, and a
-    checkpoint's recomputation would take another kernel. Calls without fake tensors, or that PyTorch refuses, go to the
-    original. Code that imported the function by name beforehand is not reached.
-    """
-    import torch
-    from torch._subclasses.fake_tensor import FakeTensor
-    from torch.nn import functional
-
-    original = functional.scaled_dot_product_attention
-
-    def scaled_dot_product_attention(
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        attn_mask: Tensor | None = None,
-        dropout_p: float = 0.0,
-        is_causal: bool = False,
-        scale: float | None = None,
-        enable_gqa: bool = False,
-    ) -> Tensor:
-        tensors = (query, key, value)
-        if not any(isinstance(tensor, FakeTensor) for tensor in tensors) or not _is_valid(*tensors, attn_mask):
-            output: Tensor = original(
-                query, key, value, attn_mask, dropout_p, is_causal, scale=scale, enable_gqa=enable_gqa
-            )
-            return output
-        requires_grad = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
-        call = _describe(query, key, value, attn_mask, dropout_p, is_causal, requires_grad, enable_gqa)
-        kernel = choose_kernel(platform, call)
-        on_call(kernel, call)
-        return _run(kernel, call, query, key, value, attn_mask, scale)
-
-    functional.scaled_dot_product_attention = scaled_dot_product_attention
-    try:
-        yield
-    finally:
-        functional.scaled_dot_product_attention = original
-
-
-def _is_valid(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> bool:
-    """attention.cpp validate_sdpa_input, so that its errors come from PyTorch."""
-    return (
-        query.dtype == key.dtype == value.dtype
-        and min(query.dim(), key.dim(), value.dim()) >= 2
-        and (mask is None or _dtype_name(mask) in ("bool", "float32", _dtype_name(query)))
-    )
-
-
-def _describe(
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    mask: Tensor | None,
-    dropout: float,
-    causal: bool,
-    requires_grad: bool,
-    enable_gqa: bool,
-) -> AttentionCall:
-    def heads_of(tensor: Tensor) -> int:
-        return tensor.shape[-3] if tensor.dim() > 2 else 1
-
-    inputs = (query, key, value)
-    fusable = all(tensor.dim() == 4 for tensor in inputs)
-    fusable = fusable and len({tensor.shape[0] for tensor in inputs}) == 1 and heads_of(key) == heads_of(value)
-    fusable = fusable and query.shape[-1] == key.shape[-1]
-    fusable = fusable and (query.shape[-1] == 1 or all(tensor.stride(-1) == 1 for tensor in inputs))
-    fusable = fusable and (mask is None or mask.stride(-1) == 1)
-    return AttentionCall(
-        batch=math.prod(query.shape[:-3]),
-        heads=heads_of(query),
-        queries=query.shape[-2],
-        keys=key.shape[-2],
-        head_dim=query.shape[-1],
-        kv_heads=heads_of(key),
-        value_dim=value.shape[-1],
-        dtype=_dtype_name(query),
-        mask=None if mask is None else "bool" if _dtype_name(mask) == "bool" else "float",
-        mask_shape=() if mask is None else tuple(mask.shape),
-        mask_requires_grad=mask is not None and mask.requires_grad,
-        causal=causal,
-        dropout=dropout,
-        requires_grad=requires_grad,
-        enable_gqa=enable_gqa,
-        fusable_layout=fusable,
-    )
-
-
-def _run(
-    kernel: Kernel,
-    call: AttentionCall,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    mask: Tensor | None,
-    scale: float | None,
-) -> Tensor:
-    """attention.cpp scaled_dot_product_attention after the choice, operator by operator."""
-    import torch
-    from torch.nn import functional
-
-    aten = torch.ops.aten
-    output: Tensor
-    if kernel == "flash":
-        # Heads are padded to a multiple of 8; the scale stays that of the real size.
-        padding = -call.head_dim % 8
-        scale = 1 / math.sqrt(call.head_dim) if scale is None else scale
-        if padding:
-            query, key, value = (functional.pad(tensor, (0, padding)) for tensor in (query, key, value))
-        output = aten._scaled_dot_product_flash_attention(
-            query, key, value, call.dropout, call.causal, False, scale=scale
-        )[0]
-        return output[..., : call.head_dim] if padding else output
-    if mask is not None and call.mask == "bool":
-        lowest = -65504.0 if kernel == "cudnn" else -math.inf
-        mask = torch.where(mask.logical_not(), lowest, torch.scalar_tensor(0.0, dtype=query.dtype))
-    if kernel == "efficient":
-        if mask is not None:
-            mask = _aligned(mask).expand(call.batch, call.heads, call.queries, call.keys)
-        output = aten._scaled_dot_product_efficient_attention(
-            query, key, value, mask, call.requires_grad, call.dropout, call.causal, scale=scale
-        )[0]
-    elif kernel == "cudnn":
-        output = aten._scaled_dot_product_cudnn_attention(
-            query, key, value, mask, call.requires_grad, call.dropout, call.causal, False, scale=scale
-        )[0]
-    else:
-        output = aten._scaled_dot_product_attention_math(
-            query, key, value, mask, call.dropout, call.causal, None, scale=scale, enable_gqa=call.enable_gqa
-        )[0]
-    return output
-
-
-def _aligned(mask: Tensor) -> Tensor:
-    """attention.cpp preprocess_mask: rows padded to a multiple of 8 unless every stride is one already."""
-    from torch.nn import functional
-
-    if all(stride % 8 == 0 for stride in mask.stride()[:-1]) and mask.stride(-1) == 1:
-        return mask
-    keys = mask.shape[-1]
-    return functional.pad(mask, (0, 8 - keys % 8))[..., :keys]

@@ -504,8 +504,8 @@ def dry_run(
     The model's own code of transformers runs, on weights that have shapes and no memory; ids, masks, grids and index
     tensors are real and come from the spec's layout. Shapes and lives of tensors are exact, and so is the memory that
     they ask for; what CUDA's kernels take for themselves, which kernel is chosen and how the caching allocator
-    fragments are modelled (planning/dryrun/_attention.py and _allocator.py say from which sources). It runs in a child
-    process, some seconds a point, and is kept in a cache on disk (MAXCROPS_CACHE).
+    fragments are modelled (_temporaries.py, _attention.py and _allocator.py in planning/dryrun say from which sources).
+    It runs in a child process, some seconds a point, and is kept in a cache on disk (MAXCROPS_CACHE).
 
     Args:
         model: a folder with ``config.json``, a configuration (a dict or a transformers object), or the name of one that

@@ -32,7 +32,7 @@ def observe(request: RunRequest) -> EventLog:
     """Builds the model of a request, runs it once as asked, and gives the log.
 
     What is exact: shapes and lives of all that PyTorch's operators return, which is what the allocator is asked for.
-    What kernels take for themselves comes from the table in ``_attention``.
+    What kernels take for themselves comes from the table in ``_temporaries``.
 
     Raises:
         UnsupportedError: a model that is not known or takes no images, a family whose inputs are not known.

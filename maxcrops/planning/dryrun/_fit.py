@@ -30,7 +30,14 @@ import numpy as np
 import numpy.typing as npt
 
 from maxcrops._layout import layout
-from maxcrops.planning.dryrun._attention import GRID_LIMIT, AttentionCall, AttentionPlatform, Kernel, choose_kernel
+from maxcrops.planning.dryrun._attention import (
+    GRID_LIMIT,
+    AttentionCall,
+    AttentionPlatform,
+    Kernel,
+    choose_kernel,
+    round_up,
+)
 from maxcrops.planning.dryrun._events import AttentionUse, EventLog
 from maxcrops.planning.dryrun._launch import PHASES
 from maxcrops.planning.dryrun._models import part_of
@@ -46,7 +53,7 @@ TOLERANCE = 0.02
 """Error of a part's traffic, of all traffic, and of the number of operators: sums of too many terms to be exact."""
 
 _SORTED_INDICES = 3072
-"""Most indices for which the gradient of an embedding is added up in place (_attention.py, _embedding_backward)."""
+"""Most indices for which the gradient of an embedding is added up in place (_temporaries.py, _embedding_backward)."""
 _ROTARY_LENGTH = 4096
 """Positions that Molmo's rotary tables have at least."""
 _MOST_TERMS = 3
@@ -74,12 +81,12 @@ class Features:
     def terms(self) -> _Floats:
         """[terms]: what the bytes of an allocation may be proportional to."""
         batch, tokens = self.batch_size, self.tokens
-        in_eights = _round_up(tokens, 8)
+        in_eights = round_up(tokens, 8)
         each = (1, self.crops, self.outputs, tokens, tokens * tokens, tokens * in_eights)
         batched = (batch * size for size in each)
         # A tenth of the indices is what _embedding_backward counts as repeated; flash's buffers have queries in 128s.
         tenths = batch * tokens // 10, batch * self.patches // 10
-        rest = *tenths, batch * _round_up(tokens, 128), max(tokens, _ROTARY_LENGTH)
+        rest = *tenths, batch * round_up(tokens, 128), max(tokens, _ROTARY_LENGTH)
         return np.array([*each, *batched, *rest], np.float64)
 
     def sides(self) -> npt.NDArray[np.bool_]:
@@ -452,7 +459,3 @@ def _attention_of(log: EventLog, totals: Mapping[tuple[str, str], int]) -> tuple
 def _chosen(uses: Sequence[AttentionUse], platform: AttentionPlatform | None) -> list[Kernel]:
     """The kernels that the platform would choose."""
     return [] if platform is None else [choose_kernel(platform, use.call) for use in uses]
-
-
-def _round_up(value: int, multiple: int) -> int:
-    return -(-value // multiple) * multiple
