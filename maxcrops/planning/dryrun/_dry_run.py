@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cache, partial
 from importlib.util import find_spec
@@ -20,9 +20,8 @@ from maxcrops.planning.dryrun._allocator import replay
 from maxcrops.planning.dryrun._attention import bundled_cudnn
 from maxcrops.planning.dryrun._configs import load_config
 from maxcrops.planning.dryrun._engine import observe_in_child
-from maxcrops.planning.dryrun._events import Category, EventLog
+from maxcrops.planning.dryrun._events import EventLog
 from maxcrops.planning.dryrun._fit import FittedLogs, design_points, features_of
-from maxcrops.planning.dryrun._launch import Launch, Phase
 from maxcrops.planning.dryrun._reading import Reading, read
 from maxcrops.planning.dryrun._request import Attention, Mode, Optimizer, Point, RunRequest, Trainable
 from maxcrops.planning.dryrun._worker import WorkerPool
@@ -53,9 +52,9 @@ OnProgress: TypeAlias = Callable[[int, int], None]
 """Called with the number of steps (runs, and replays of what they allocate) that are done, and the number to do."""
 
 
-@dataclass(frozen=True, repr=False)
-class DryRun:
-    """What one run would use. Bytes unless a name says otherwise."""
+@dataclass(frozen=True, kw_only=True, repr=False)
+class DryRun(Reading):
+    """What one run would use: the reading of its log, and what was run. Bytes unless a name says otherwise."""
 
     model_type: str
     spec_key: str
@@ -70,30 +69,9 @@ class DryRun:
     """Tokens of one sample, text included."""
     device: Device
     dtype: str
-
-    peak_bytes: int
-    """Most memory in use at once, as ``torch.cuda.max_memory_allocated``."""
-    peak_by_category: Mapping[Category, int]
-    """What it consists of: weights, gradients, optimizer, kv_cache, activations, temporaries."""
-    peak_operator: str
-    peak_module: str
-    """Path of the module that ran at the peak."""
-    peak_phase: Phase
-    reserved_bytes: int
-    """Most memory that the caching allocator would take from a device without limit."""
-    smallest_bytes: int
-    """The least memory that the simulated allocator survives."""
-    smallest_bytes_expandable: int
-    """The same with ``expandable_segments:True``."""
-
-    flops: Mapping[str, int]
-    """By part of the model; a multiply and an add are two."""
     latency_ms: float | None
     """An estimate by roofline, of all that was run (a prompt, a prompt and its new tokens, a training step); None where
     the device's rates are not known."""
-    launches: tuple[Launch, ...]
-    """Those that break a limit of CUDA."""
-    attention_kernels: tuple[str, ...]
     evidence: Evidence
     """Whether this point was run, or rebuilt event by event from runs at other points."""
     assumptions: tuple[str, ...]
@@ -428,6 +406,7 @@ class DryRuns:
     def _result(self, point: Point, evidence: Evidence, reading: Reading) -> DryRun:
         images = _layouts(self.spec, point)
         return DryRun(
+            **vars(reading),
             model_type=str(self._request.config["model_type"]),
             spec_key=self.spec.key,
             mode=self._request.mode,
@@ -438,18 +417,7 @@ class DryRuns:
             sequence_length=sum(image.sequence_tokens for image in images) + point.text_tokens,
             device=self.device,
             dtype=self._request.dtype,
-            peak_bytes=reading.peak_bytes,
-            peak_by_category=reading.peak_by_category,
-            peak_operator=reading.peak_operator,
-            peak_module=reading.peak_module,
-            peak_phase=reading.peak_phase,
-            reserved_bytes=reading.reserved_bytes,
-            smallest_bytes=reading.smallest_bytes,
-            smallest_bytes_expandable=reading.smallest_bytes_expandable,
-            flops=reading.flops,
             latency_ms=_latency_ms(reading, self.device, self._request.dtype),
-            launches=reading.launches,
-            attention_kernels=reading.attention_kernels,
             evidence=evidence,
             assumptions=self._assumptions,
         )

@@ -11,22 +11,32 @@ from maxcrops.planning.dryrun._events import Category, EventLog
 from maxcrops.planning.dryrun._launch import Launch, Phase
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Reading:
     """The numbers of one log; no device's rates or memory are in them. Bytes unless a name says otherwise."""
 
     peak_bytes: int
+    """Most memory in use at once, as ``torch.cuda.max_memory_allocated``."""
     peak_by_category: Mapping[Category, int]
+    """What it consists of: weights, gradients, optimizer, kv_cache, activations, temporaries."""
     peak_operator: str
     peak_module: str
+    """Path of the module that ran at the peak."""
     peak_phase: Phase
     reserved_bytes: int
+    """Most memory that the caching allocator would take from a device without limit."""
     smallest_bytes: int
+    """The least memory that the simulated allocator survives."""
     smallest_bytes_expandable: int
+    """The same with ``expandable_segments:True``."""
+
     flops: Mapping[str, int]
+    """By part of the model; a multiply and an add are two."""
     traffic_bytes: Mapping[str, int]
+    """What operators read and write, by part of the model."""
     num_operators: int
     launches: tuple[Launch, ...]
+    """Those that break a limit of CUDA."""
     attention_kernels: tuple[str, ...]
 
     @classmethod
