@@ -257,23 +257,3 @@ def cublas_workspace_bytes(platform: AttentionPlatform) -> int:
     if platform.compute_capability == (9, 0) or (major in (10, 12) and platform.torch >= (2, 9)):
         return 32 * 2**20
     return 2 * 4096 * 1024 + 8 * 16 * 1024
-
-
-def mask_bytes(call: AttentionCall) -> tuple[int, int]:
-    """Bytes that a mask adds (at its peak, during the kernel) on the fused path, beside the mask itself.
-
-    A boolean mask is inverted (1 byte an element), turned into the query's type (2 in half types) and, where a row is
-    no multiple of 8 elements, copied into padded rows for the efficient kernel (2 more): with the mask itself 5 or 6
-    bytes an element for a moment, 1 + 2 during the kernel (attention.cpp convert_boolean_attn_mask, preprocess_mask).
-
-    >>> mask_bytes(AttentionCall(batch=1, heads=8, queries=4100, keys=4100, head_dim=64, mask="bool"))
-    (67272800, 33652800)
-    """
-    if call.mask is None:
-        return 0, 0
-    elements = math.prod(call.mask_shape)
-    converted = elements * call.element_size if call.mask == "bool" else 0
-    # Every stride of a contiguous mask is a multiple of its row.
-    is_padded = call.mask_shape[-1] % 8 != 0
-    padded = elements // call.mask_shape[-1] * round_up(call.mask_shape[-1], 8) * call.element_size if is_padded else 0
-    return max(elements + converted, converted + padded) if converted else padded, padded or converted
