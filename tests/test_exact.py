@@ -193,3 +193,30 @@ def test_idefics_crops_stay_within_max_crops(key: str) -> None:
         unsplit = (grids == 0).any(axis=1)
         assert (grids[unsplit] == 0).all()
         assert (crops == grids.prod(axis=1) + 1).all()
+
+
+# -- where the image lies on its canvas --------------------------------------------------------------------------
+
+
+def test_mllama_content(oracle: GetOracle) -> None:
+    oracle("mllama")
+    from transformers.models.mllama.image_processing_mllama import get_image_size_fit_to_canvas
+
+    spec = mc.get_spec("llama-3.2-11b-vision-instruct")
+    for height, width in random_sizes(3000, seed=11).tolist():
+        layout = mc.layout(spec, height=height, width=width)
+        size = get_image_size_fit_to_canvas(height, width, *layout.canvas, spec.crop_size)
+        assert layout.content == (0, 0, *map(int, size)), (height, width)
+
+
+def test_deepseek_ocr2_global_content(oracle: GetOracle) -> None:
+    processor = oracle("deepseek_ocr2").Oracle().image_processor
+    spec = mc.get_spec("deepseek_ocr2")
+    for height, width in random_sizes(3000, seed=12).tolist():
+        # As _preprocess has it, which pads what it resized on both sides, the larger half behind.
+        scale = processor.size.height / max(height, width)
+        resized = (round(height * scale), round(width * scale))
+        view = next(view for view in mc.layout(spec, height=height, width=width).views if view.is_global)
+        if min(resized) > 0:
+            before = tuple((1024 - side) // 2 for side in resized)
+            assert view.content == (*before, *resized), (height, width)
