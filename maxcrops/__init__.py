@@ -22,6 +22,7 @@ from maxcrops.exceptions import (
     DryRunError,
     ImageReadError,
     MaxCropsError,
+    TruncatedImageError,
     UnboundedError,
     UnknownSpecError,
     UnsupportedError,
@@ -31,6 +32,7 @@ from maxcrops.specs import Spec, get_spec, list_specs
 from maxcrops.specs.loading import load_spec
 
 if TYPE_CHECKING:
+    from maxcrops.data.guard import Guard, guard
     from maxcrops.planning.dryrun import DryRun, dry_run
     from maxcrops.preprocess import Batch, Preprocessor
 
@@ -46,12 +48,14 @@ __all__ = [
     "ConfigError",
     "DryRun",
     "DryRunError",
+    "Guard",
     "ImageReadError",
     "Layout",
     "MaxCropsError",
     "Plan",
     "Preprocessor",
     "Spec",
+    "TruncatedImageError",
     "UnboundedError",
     "UnknownSpecError",
     "UnsupportedError",
@@ -60,6 +64,7 @@ __all__ = [
     "dry_run",
     "get_spec",
     "grids",
+    "guard",
     "largest_max_crops",
     "layout",
     "list_specs",
@@ -72,6 +77,8 @@ __all__ = [
 
 
 _LAZY = {
+    "Guard": "maxcrops.data.guard",
+    "guard": "maxcrops.data.guard",
     "Batch": "maxcrops.preprocess",
     "Preprocessor": "maxcrops.preprocess",
     "DryRun": "maxcrops.planning.dryrun",

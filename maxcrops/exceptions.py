@@ -7,12 +7,15 @@
     +-- UnboundedError (ValueError)        a cost that grows with the image: it has a worst case only within a limit
     +-- ImageReadError (OSError)           a file that is missing, broken, or gives no size
     +-- UnsupportedError (ValueError)      a model, processor or setting that is known and cannot be handled
+    +-- TruncatedImageError (ValueError)   a batch in which image tokens or crops are missing
     +-- DryRunError (RuntimeError)         a dry run that crashed, ran out of memory or of time
 
 Arguments that are wrong by themselves (a size of 0, an array of floats) raise plain ValueError or TypeError.
 """
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 
 class MaxCropsError(Exception):
@@ -44,6 +47,36 @@ class ImageReadError(MaxCropsError, OSError):
 
 class UnsupportedError(MaxCropsError, ValueError):
     """A model, processor, setting or image that cannot be handled as asked; the message names it and the fix."""
+
+
+@dataclass(frozen=True)
+class TruncatedRow:
+    """A row of a batch that lacks something of its images."""
+
+    row: int
+    """Its index in the batch."""
+    sample: str | None
+    """What the sample is called, where it says."""
+    found: int
+    expected: int
+    """Image tokens, or crops, or rows of an index, as ``what`` says."""
+    what: str
+    fix: str
+
+    def __str__(self) -> str:
+        name = f" ({self.sample})" if self.sample else ""
+        return f"row {self.row}{name} {self.what}; {self.fix}"
+
+
+class TruncatedImageError(MaxCropsError, ValueError):
+    """A batch in which image tokens or crops are missing; the message names the rows, what they lack and the fix.
+
+    A worker of a torch ``DataLoader`` hands on the message alone, so that ``rows`` is empty there.
+    """
+
+    def __init__(self, message: str, *, rows: tuple[TruncatedRow, ...] = ()) -> None:
+        super().__init__(message)
+        self.rows = rows
 
 
 class DryRunError(MaxCropsError, RuntimeError):
