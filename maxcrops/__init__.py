@@ -27,7 +27,7 @@ from maxcrops.exceptions import (
     UnknownSpecError,
     UnsupportedError,
 )
-from maxcrops.planning import Plan, plan, rule_of_thumb
+from maxcrops.planning import Comparison, Plan, compare, plan, rule_of_thumb
 from maxcrops.specs import Spec, get_spec, list_specs
 from maxcrops.specs.loading import load_spec
 
@@ -45,6 +45,7 @@ __all__ = [
     "Batch",
     "Bound",
     "BudgetTooSmallError",
+    "Comparison",
     "ConfigError",
     "DryRun",
     "DryRunError",
@@ -60,6 +61,7 @@ __all__ = [
     "UnknownSpecError",
     "UnsupportedError",
     "View",
+    "compare",
     "count_tokens",
     "dry_run",
     "get_spec",

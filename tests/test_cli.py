@@ -15,7 +15,6 @@ from sizes import within
 from typer.testing import CliRunner
 
 import maxcrops as mc
-from maxcrops.cli import main
 from maxcrops.cli._app import app
 
 SIZES = {"a.png": (480, 640), "b.jpg": (1080, 1920), "deep/c.webp": (900, 50), "deep/er/d.bmp": (100, 100)}
@@ -29,21 +28,6 @@ def folder(tmp_path):
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (width, height), (90, 120, 150)).save(root / name)
     return root
-
-
-@pytest.fixture
-def run(capsys, monkeypatch):
-    """Runs the entry point in this process: (exit status, standard output, standard error)."""
-
-    def call(*arguments):
-        monkeypatch.setattr(sys, "argv", ["maxcrops", *map(str, arguments)])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as stop:
-            main()
-        out, err = capsys.readouterr()
-        return stop.value.code or 0, out, err
-
-    return call
 
 
 def _python_m(*arguments, cwd, **environment):
@@ -110,7 +94,7 @@ def test_plot_without_matplotlib(tmp_path):
 # -- help ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("command", ["plan", "count", "show", "specs"])
+@pytest.mark.parametrize("command", ["plan", "count", "compare", "show", "specs"])
 def test_help_has_an_example(command):
     result = CliRunner().invoke(app, [command, "--help"])
     assert result.exit_code == 0
@@ -121,7 +105,7 @@ def test_help_has_an_example(command):
 def test_help_names_all_commands():
     result = CliRunner().invoke(app, ["--help"])
     assert result.exit_code == 0
-    for command in ("plan", "count", "show", "specs"):
+    for command in ("plan", "count", "compare", "show", "specs"):
         assert re.search(rf"\b{command}\b", result.output)
 
 

@@ -18,7 +18,19 @@ from maxcrops import __version__
 from maxcrops._core import Layout
 from maxcrops._layout import layout
 from maxcrops.cli import _bench
-from maxcrops.cli._options import Json, MaxCrops, Model, Settings, plural, resolve_model
+from maxcrops.cli._options import (
+    Json,
+    MaxCrops,
+    MaxRatio,
+    MaxSide,
+    Model,
+    Settings,
+    Workers,
+    models_and_images,
+    parse_size,
+    plural,
+    resolve_model,
+)
 from maxcrops.specs import Spec, get_spec, list_specs
 
 if TYPE_CHECKING:
@@ -60,11 +72,8 @@ def plan(
     text_tokens: Annotated[int, typer.Option(help="Tokens reserved for prompt, template and answer.")] = 512,
     images_per_sample: Annotated[int, typer.Option(help="Images that share one sequence.")] = 1,
     tight_margin: Annotated[int, typer.Option(help="Fewer tokens to spare than this is tight.")] = 100,
-    max_side: Annotated[
-        int | None,
-        typer.Option(help="Longest side of the images that must fit, for models whose cost grows with the ratio."),
-    ] = None,
-    max_ratio: Annotated[float | None, typer.Option(help="Largest ratio of their sides, with --max-side.")] = None,
+    max_side: MaxSide = None,
+    max_ratio: MaxRatio = None,
     rule_of_thumb: Annotated[
         bool, typer.Option("--rule-of-thumb", help="Print the estimate of 144 to 150 tokens a crop beside it.")
     ] = False,
@@ -74,7 +83,7 @@ def plan(
     plot: Annotated[Path | None, typer.Option(metavar="FILE", help="Draw the plan (png, svg, pdf).")] = None,
     as_json: Json = False,
     settings: Settings = None,
-    workers: Annotated[int, typer.Option(min=1, max=1024, help="Threads that read image headers.")] = 4,
+    workers: Workers = 4,
     device: Annotated[
         str | None,
         typer.Option(help="A GPU by name (h100, a100-80gb, l4...) or memory (24GB): a dry run adds its limits."),
@@ -196,7 +205,7 @@ def count(
     csv_file: Annotated[Path | None, typer.Option("--csv", metavar="FILE", help="Write a row per file.")] = None,
     as_json: Json = False,
     settings: Settings = None,
-    workers: Annotated[int, typer.Option(min=1, max=1024, help="Threads that read image headers.")] = 4,
+    workers: Workers = 4,
     verify: Annotated[
         bool, typer.Option("--verify", help="Decode every image too, to find truncated ones; slow.")
     ] = False,
@@ -223,6 +232,84 @@ def count(
             _print_counts(rows)
         if rows:
             typer.echo(f"{plural(len(rows), 'image')}, {sum(row['sequence_tokens'] for row in rows)} sequence tokens")
+        _print_unreadable(unreadable)
+    raise typer.Exit(1 if unreadable else 0)
+
+
+@app.command(
+    epilog="Examples: [b]maxcrops compare molmo2-8b internvl3-8b gemma3:do_pan_and_scan=true photos/[/b],"
+    " [b]maxcrops compare mllama llama4 --size 1080x1920[/b]. Exit status 1 when a file could not be read."
+)
+def compare(
+    arguments: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="MODEL_OR_IMAGES",
+            help="Models, as for the other commands, each with its own settings behind it (NAME:FIELD=VALUE); and"
+            " files, folders or globs of images. Without images: a few standard sizes.",
+        ),
+    ],
+    sizes: Annotated[
+        list[str] | None, typer.Option("--size", metavar="HxW", help="An image size; may be repeated.")
+    ] = None,
+    max_crops: MaxCrops = None,
+    max_side: MaxSide = None,
+    max_ratio: MaxRatio = None,
+    every_image: Annotated[bool, typer.Option("--all", help="Print every image, also where there are many.")] = False,
+    csv_file: Annotated[
+        Path | None, typer.Option("--csv", metavar="FILE", help="Write a row per image and model.")
+    ] = None,
+    as_json: Json = False,
+    workers: Workers = 4,
+) -> None:
+    """The same images under several models, and each one's worst case over all images beside it."""
+    from maxcrops.planning import STANDARD_SIZES
+    from maxcrops.planning import compare as make_comparison
+
+    specs, images = models_and_images(arguments)
+    files = _read(images, workers) if images else []
+    unreadable = [file for file in files if file.size is None]
+    named: list[tuple[str | None, tuple[int, int]]] = [(None, parse_size("--size", size)) for size in sizes or []]
+    named += [(file.path, file.size) for file in files if file.size is not None]
+    if not images and not sizes:
+        named = [(None, size) for size in STANDARD_SIZES]
+    paths = [path for path, _ in named]
+    result = make_comparison(
+        specs,
+        [size for _, size in named],
+        max_crops=max_crops,
+        max_side=max_side,
+        max_ratio=max_ratio,
+        num_threads=workers,
+    )
+    if csv_file is not None:
+        with csv_file.open("w", newline="", encoding="utf-8", errors="surrogateescape") as handle:
+            writer = csv.DictWriter(handle, fieldnames=_COMPARE_COLUMNS)
+            writer.writeheader()
+            writer.writerows(
+                {"path": path, "height": height, "width": width, "model": model.name, **model.costs(at)}
+                for at, (path, (height, width)) in enumerate(named)
+                for model in result.models
+            )
+        _note(f"wrote {plural(len(named) * len(specs), 'row')} to {csv_file}")
+    if as_json:
+        data = result.to_dict()
+        data["images"] = [{"path": path, **image} for path, image in zip(paths, data["images"], strict=True)]
+        _print_json({**data, "unreadable": [asdict(file) for file in unreadable]})
+    else:
+        from maxcrops.cli import _format
+
+        out = _format.console()
+        few = len(named) <= _format.MOST_COMPARED
+        if named and (few or every_image):
+            out.print(_format.comparison_table(result, paths))
+            out.print()
+        if named and (not few or every_image):
+            out.print(_format.comparison_summary(result))
+            out.print()
+        out.print(_format.worst_cases_table(result))
+        for line in _format.unbounded_lines(result):
+            out.print(line, highlight=False)
         _print_unreadable(unreadable)
     raise typer.Exit(1 if unreadable else 0)
 
@@ -297,6 +384,19 @@ _COUNT_COLUMNS = (
     "connector_outputs",
     "vit_patches",
     "scale",
+)
+
+
+_COMPARE_COLUMNS = (
+    "path",
+    "height",
+    "width",
+    "model",
+    "rows",
+    "cols",
+    "num_crops",
+    "sequence_tokens",
+    "cross_attention_keys",
 )
 
 

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from maxcrops.cli._options import Json, Settings, plural, resolve_model
+from maxcrops.cli._options import NUMBER, Json, Settings, parse_size, plural, resolve_model
 
 app = typer.Typer(
     name="bench",
@@ -57,7 +57,7 @@ def preprocess(
     from maxcrops.profiling._torchvision import has_declared
 
     spec = resolve_model(model, settings)
-    image_sizes = [_size(part) for part in sizes.split(",")]
+    image_sizes = [parse_size("--sizes", part) for part in sizes.split(",")]
     crops = [spec.max_crops] if max_crops is None else [_positive(part) for part in max_crops.split(",")]
     if quick:
         image_sizes = [min(image_sizes, key=lambda size: size[0] * size[1])]
@@ -93,17 +93,9 @@ def preprocess(
 
 
 _BUSY = 0.5  # load average; that of a machine with nothing to do is near 0
-_NUMBER = r"\s*(0*[1-9]\d*)\s*"
-
-
-def _size(text: str) -> tuple[int, int]:
-    match = re.fullmatch(f"{_NUMBER}x{_NUMBER}", text)
-    if match is None:
-        raise ValueError(f"--sizes must be HEIGHTxWIDTH in pixels, with commas between, got {text!r}")
-    return int(match[1]), int(match[2])
 
 
 def _positive(text: str) -> int:
-    if not re.fullmatch(_NUMBER, text):
+    if not re.fullmatch(NUMBER, text):
         raise ValueError(f"--max-crops must be integers of at least 1, with commas between, got {text!r}")
     return int(text)

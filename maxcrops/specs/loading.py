@@ -17,6 +17,7 @@ from maxcrops.specs._training_config import read_settings
 from maxcrops.specs.native import refuse
 
 _TRAINING_FILES = ("config.yaml", "model.yaml")
+_FILES = ("processor_config.json", "preprocessor_config.json", "config.json", *_TRAINING_FILES)
 
 
 @dataclass(frozen=True)
@@ -78,10 +79,7 @@ def load_spec(folder: str | PathLike[str]) -> Spec:
         raise FileNotFoundError(f"[load_spec] no such folder: {path}")
     files = _read_folder(path)
     if not files:
-        raise FileNotFoundError(
-            f"[load_spec] {path} holds none of processor_config.json, preprocessor_config.json, config.json,"
-            f" {', '.join(_TRAINING_FILES)}"
-        )
+        raise FileNotFoundError(f"[load_spec] {path} holds none of {', '.join(_FILES)}")
     try:
         family = _recognise(files, path)
         return _build(family, files, path)
@@ -89,6 +87,13 @@ def load_spec(folder: str | PathLike[str]) -> Spec:
         raise
     except (TypeError, ValueError) as error:
         raise ConfigError(f"[load_spec] {path}: {error}") from error
+
+
+def holds_model(path: Path) -> bool:
+    """Whether a path is a model folder, or one of its files, by names alone; load_spec says which model it is."""
+    return (
+        path.suffix in (".json", ".yaml", ".yml") if path.is_file() else any((path / name).is_file() for name in _FILES)
+    )
 
 
 def _read_folder(path: Path) -> dict[Document, _File]:
