@@ -7,10 +7,16 @@ import pytest
 from PIL import Image
 
 import maxcrops as mc
-from maxcrops.drawing import draw_layout
+from maxcrops.drawing import _canvas, draw_layout
 from maxcrops.planning.plotting import plot_plan
+from maxcrops.specs import FAMILIES
 
-KEYS = ["molmo-7b-d", "molmo2-8b", "internvl3-8b", "llava-v1.6-mistral-7b", "llava_next", "idefics3", "smolvlm"]
+KEYS = [family.spec.key for family in FAMILIES]
+PARTS = {
+    "gemma3": mc.get_spec("gemma3", do_pan_and_scan=True),
+    "idefics2": mc.get_spec("idefics2", do_image_splitting=True),
+}
+"""Views that show parts of the image."""
 
 
 def _image(height, width, mode="RGB"):
@@ -20,7 +26,7 @@ def _image(height, width, mode="RGB"):
 def _assert_sheet(sheet):
     assert sheet.mode == "RGB"
     assert 300 <= sheet.width <= 4000
-    assert 100 <= sheet.height <= 2000
+    assert 100 <= sheet.height <= 2600
     assert len(sheet.getcolors(1 << 24)) > 10
 
 
@@ -33,10 +39,7 @@ def test_every_family_and_odd_sizes(key, size):
 
 
 @pytest.mark.parametrize("size", [(1, 2000), (2000, 1)])
-@pytest.mark.parametrize(
-    "key",
-    [pytest.param(key) if key == "molmo-7b-d" else key for key in KEYS],
-)
+@pytest.mark.parametrize("key", KEYS)
 def test_one_pixel_sides(key, size):
     spec = mc.get_spec(key)
     layout = mc.layout(spec, height=size[0], width=size[1])
@@ -58,6 +61,56 @@ def test_few_and_many_crops(max_crops):
     spec = mc.get_spec("molmo-7b-d")
     layout = mc.layout(spec, height=1200, width=1600, max_crops=max_crops)
     _assert_sheet(draw_layout(layout, _image(1200, 1600), spec=spec))
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 2000), (2000, 1), (480, 641), (3000, 2000)])
+@pytest.mark.parametrize("name", PARTS)
+def test_parts_of_odd_sizes(name, size):
+    layout = mc.layout(PARTS[name], height=size[0], width=size[1])
+    _assert_sheet(draw_layout(layout, _image(*size), spec=PARTS[name]))
+
+
+@pytest.mark.parametrize(
+    ("name", "parts"),
+    [
+        ("gemma3", [(0, 0, 500, 500), (0, 500, 500, 500)]),
+        ("idefics2", [(0, 0, 250, 500), (0, 500, 250, 500), (250, 0, 250, 500), (250, 500, 250, 500)]),
+    ],
+)
+def test_a_view_shows_its_part_of_the_image(name, parts):
+    """Each part has a colour of its own, and so has the canvas of its view."""
+    views = [view for view in mc.layout(PARTS[name], height=500, width=1000).views if not view.is_global]
+    assert [view.source for view in views] == parts
+    image = Image.new("RGB", (1000, 500))
+    for at, (top, left, height, width) in enumerate(parts):
+        image.paste((40 * at, 100, 250 - 40 * at), (left, top, left + width, top + height))
+    for at, view in enumerate(views):
+        canvas = _canvas(image, view.source, view.canvas, view.content, 1.0)
+        assert (canvas.height, canvas.width) == view.canvas
+        assert canvas.getcolors() == [(canvas.width * canvas.height, (40 * at, 100, 250 - 40 * at))]
+
+
+def test_many_parts_stand_in_rows():
+    spec = mc.get_spec("gemma3", do_pan_and_scan=True, max_crops=200, pan_and_scan_min_crop_size=10)
+    layout = mc.layout(spec, height=20, width=4000)
+    assert layout.num_crops == 201
+    picture = draw_layout(layout, _image(20, 4000), spec=spec)
+    assert picture.width < 2600
+    assert picture.height < 3000
+
+
+def test_labels_do_not_overlap():
+    """Each panel is as wide as its label: of narrow canvases too."""
+    layout = mc.layout(mc.get_spec("internvl"), height=3000, width=200)
+    narrow = draw_layout(layout, _image(3000, 200), longest_side=100)
+    assert narrow.width > 400
+
+
+def test_smaller_canvases():
+    spec = mc.get_spec("molmo-7b-d")
+    layout = mc.layout(spec, height=900, width=1500)
+    large, small = (draw_layout(layout, _image(900, 1500), spec=spec, longest_side=side) for side in (1200, 300))
+    assert small.height < large.height / 2
 
 
 def test_settings_without_local_crops():
