@@ -6,9 +6,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from itertools import accumulate, pairwise
 from typing import TypeAlias
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from maxcrops._core import Layout, View
+from maxcrops._layout import layout as layout_of
 from maxcrops.specs import Spec
 
 _LONGEST_SIDE = 1200
@@ -19,6 +20,8 @@ _INK = (30, 30, 30)
 _PADDING = (205, 205, 205)
 _SHARED = (255, 140, 0, 70)
 _OUTLINES = ((214, 39, 40), (31, 119, 180), (44, 160, 44), (148, 103, 189))
+_SHEET_COLUMNS = 4
+_SQUARE = 80  # of the test card, pixels
 _TITLE, _BODY = 20, 16  # sizes of the letters, pixels
 
 _Box: TypeAlias = tuple[int, int, int, int]  # (top, left, height, width) in pixels
@@ -126,6 +129,71 @@ def _shared(view: View) -> list[_Box]:
         if left + width > next_left:
             bands.append((0, next_left, view.canvas[0], left + width - next_left))
     return bands
+
+
+def draw_sheet(specs: Iterable[Spec], image: Image.Image | None = None, *, longest_side: int = 320) -> Image.Image:
+    """Draws the same image as each of several models cuts it, one picture a model.
+
+    A model that does not cut the image at its setting stands there twice: so, and with the first of its choices that
+    makes it cut.
+
+    Args:
+        specs: from ``get_spec`` or ``load_spec``.
+        image: upright; a test card where None.
+        longest_side: of a drawn canvas, pixels.
+
+    Returns:
+        An RGB image, four pictures a row.
+
+    Raises:
+        ValueError: no spec at all.
+    """
+    image = (draw_test_card() if image is None else image).convert("RGB")
+    pictures = [
+        draw_layout(
+            layout_of(shown, height=image.height, width=image.width), image, spec=shown, longest_side=longest_side
+        )
+        for spec in specs
+        for shown in [spec, *cutting(spec, height=image.height, width=image.width)]
+    ]
+    if not pictures:
+        raise ValueError("[draw_sheet] specs must hold at least one Spec")
+    width = max(picture.width for picture in pictures)
+    cells = [
+        ImageOps.pad(picture, (width, picture.height), color=_BACKGROUND, centering=(0, 0)) for picture in pictures
+    ]
+    return _column([_row(cells[at : at + _SHEET_COLUMNS]) for at in range(0, len(cells), _SHEET_COLUMNS)])
+
+
+def cutting(spec: Spec, *, height: int, width: int) -> list[Spec]:
+    """The spec with the first of its choices at which an image makes several crops; empty where it does already."""
+    if layout_of(spec, height=height, width=width).num_crops > 1:
+        return []
+    changed = (spec.replace(**{choice: value}) for choice, values in spec.choices.items() for value in values)
+    return [other for other in changed if layout_of(other, height=height, width=width).num_crops > 1][:1]
+
+
+def draw_test_card(height: int = 720, width: int = 1280) -> Image.Image:
+    """An image to see cuts by: squares of 80 px, circles in every second one, numbers of the pixels at the edges.
+
+    Circles tell how an image is stretched, colours (red grows downwards, blue to the right) where a crop comes from.
+    """
+    rise = [Image.linear_gradient("L").resize((width, height)), Image.new("L", (width, height), 150)]
+    rise.append(Image.linear_gradient("L").rotate(90).resize((width, height)))
+    card = Image.blend(Image.merge("RGB", rise), Image.new("RGB", (width, height), (255, 255, 255)), 0.35)
+    draw = ImageDraw.Draw(card)
+    font = _font(20)
+    for top in range(0, height, _SQUARE):
+        draw.line([(0, top), (width, top)], fill=_INK)
+        draw.text((4, top + 2), str(top), fill=_INK, font=font)
+    for left in range(0, width, _SQUARE):
+        draw.line([(left, 0), (left, height)], fill=_INK)
+        draw.text((left + 4, 2), str(left), fill=_INK, font=font)
+    for row, top in enumerate(range(_SQUARE, height, _SQUARE)):
+        for left in range(_SQUARE + row % 2 * _SQUARE, width, 2 * _SQUARE):
+            draw.ellipse([left + 4, top + 4, left + _SQUARE - 4, top + _SQUARE - 4], outline=_INK, width=3)
+    draw.rectangle([0, 0, width - 1, height - 1], outline=_INK, width=4)
+    return card
 
 
 # -- words -------------------------------------------------------------------------------------------------------------

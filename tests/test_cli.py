@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 
 import maxcrops as mc
 from maxcrops.cli._app import app
+from maxcrops.specs import FAMILIES
 
 SIZES = {"a.png": (480, 640), "b.jpg": (1080, 1920), "deep/c.webp": (900, 50), "deep/er/d.bmp": (100, 100)}
 
@@ -452,6 +453,36 @@ def test_specs_json(run):
     assert [entry["key"] for entry in json.loads(out)] == list(mc.list_specs())
     _, out, _ = run("specs", "molmo2-8b", "--json")
     assert json.loads(out) == [json.loads(json.dumps(mc.get_spec("molmo2-8b").to_dict()))]
+
+
+def test_specs_sheet(run, folder, tmp_path):
+    sheet = tmp_path / "sheet.png"
+    status, out, err = run("specs", "--sheet", sheet)
+    assert (status, err) == (0, "")
+    assert f"wrote {sheet}: {len(FAMILIES)} models" in out
+    with Image.open(sheet) as picture:
+        assert picture.width > 1500
+        assert picture.height > 3000
+    _, out, _ = run("specs", "molmo2", "--sheet", sheet, "--image", folder / "a.png")
+    assert out == f"wrote {sheet}: 1 model\n"
+    with Image.open(sheet) as picture:
+        assert picture.height < 1000
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--sheet", "sheet.xyz"], "must have the suffix of an image format"),
+        (["--image", "a.png"], "give --sheet FILE too"),
+        (["--sheet", "sheet.png", "--image", "missing.png"], "missing.png"),
+    ],
+)
+def test_no_sheet(arguments, message, run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    status, out, err = run("specs", *arguments)
+    assert (status, out) == (2, "")
+    assert message in err
+    assert not list(tmp_path.iterdir())
 
 
 def test_published_names_are_known(run):

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 import maxcrops as mc
-from maxcrops.drawing import _canvas, draw_layout
+from maxcrops.drawing import _canvas, cutting, draw_layout, draw_sheet, draw_test_card
 from maxcrops.planning.plotting import plot_plan
 from maxcrops.specs import FAMILIES
 
@@ -142,6 +142,57 @@ def test_image_of_another_size(size):
     layout = mc.layout(mc.get_spec("molmo2"), height=480, width=640)
     with pytest.raises(ValueError, match=rf"must be 480 x 640 .*got {size[0]} x {size[1]}"):
         draw_layout(layout, _image(*size))
+
+
+# -- sheets ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_sheet_has_a_picture_a_family_and_one_more_where_a_choice_cuts(monkeypatch):
+    drawn = []
+    monkeypatch.setattr(
+        "maxcrops.drawing.draw_layout",
+        lambda layout, image, *, spec, longest_side: drawn.append((spec, layout)) or image.resize((60, 40)),
+    )
+    sheet = draw_sheet([family.spec for family in FAMILIES])
+    assert list(dict.fromkeys(spec.key for spec, _ in drawn)) == KEYS
+    twice = {spec.key: dict(spec.chosen) for spec, _ in drawn if spec.chosen}
+    assert twice == {
+        "got_ocr2": {"crop_to_patches": "true"},
+        "aria": {"split_image": "true"},
+        "idefics2": {"do_image_splitting": "true"},
+        "gemma3": {"do_pan_and_scan": "true"},
+        "ovis2": {"crop_to_patches": "true"},
+    }
+    assert len(drawn) == len(KEYS) + len(twice)
+    assert all(layout.num_crops > 1 for spec, layout in drawn if spec.key not in twice or spec.chosen)
+    assert sheet.width == 4 * 60 + 3 * 24
+    assert sheet.height == -(-len(drawn) // 4) * 64 - 24
+
+
+def test_a_sheet_of_one_model_and_an_image():
+    image = _image(300, 500)
+    sheet = draw_sheet([mc.get_spec("molmo")], image, longest_side=200)
+    layout = mc.layout(mc.get_spec("molmo"), height=300, width=500)
+    assert sheet.tobytes() == draw_layout(layout, image, spec=mc.get_spec("molmo"), longest_side=200).tobytes()
+    with pytest.raises(ValueError, match=r"\[draw_sheet\] specs must hold"):
+        draw_sheet([])
+
+
+def test_cutting():
+    gemma3 = mc.get_spec("gemma3")
+    assert cutting(gemma3, height=400, width=1000) == [gemma3.replace(do_pan_and_scan=True)]
+    assert cutting(gemma3, height=400, width=400) == []
+    assert cutting(mc.get_spec("molmo"), height=400, width=1000) == []
+
+
+@pytest.mark.parametrize("size", [(720, 1280), (1, 1), (300, 100)])
+def test_a_test_card_is_not_like_its_mirror_images(size):
+    card = draw_test_card(*size)
+    assert (card.height, card.width) == size
+    if size != (1, 1):
+        pixels = np.asarray(card)
+        assert (pixels != pixels[::-1]).any()
+        assert (pixels != pixels[:, ::-1]).any()
 
 
 # -- plans ---------------------------------------------------------------------------------------------------------

@@ -31,9 +31,11 @@ from maxcrops.cli._options import (
     plural,
     resolve_model,
 )
-from maxcrops.specs import Spec, get_spec, list_specs
+from maxcrops.specs import FAMILIES, Spec, get_spec, list_specs
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
+
     from maxcrops.data import ImageFile
 
 app = typer.Typer(
@@ -323,23 +325,13 @@ def show(
     settings: Settings = None,
 ) -> None:
     """A picture of the cut: crops, what they share, the global crop, padding, and the numbers."""
-    from PIL import Image, ImageOps
-
     from maxcrops.drawing import draw_layout
 
     spec = resolve_model(model, settings)
-    if output.suffix.lower() not in Image.registered_extensions():
-        raise ValueError(f"{output} must have the suffix of an image format, such as .png")
-    try:
-        with Image.open(image) as opened:
-            upright = ImageOps.exif_transpose(opened)
-            result = layout(spec, height=upright.height, width=upright.width, max_crops=max_crops)
-            picture = draw_layout(result, upright, spec=spec)
-    except Image.DecompressionBombError as error:
-        raise ValueError(
-            f"{image} is too large to be drawn ({error}); maxcrops count reads its header alone"
-        ) from error
-    picture.save(output)
+    _require_image_suffix(output)
+    upright = _open_upright(image)
+    result = layout(spec, height=upright.height, width=upright.width, max_crops=max_crops)
+    draw_layout(result, upright, spec=spec).save(output)
     rows, cols = result.grid
     typer.echo(
         f"{image}: {rows} x {cols} crops, {result.num_crops} with the global one, {result.sequence_tokens} sequence"
@@ -347,7 +339,9 @@ def show(
     )
 
 
-@app.command(epilog="Example: [b]maxcrops specs molmo2[/b]")
+@app.command(
+    epilog="Examples: [b]maxcrops specs molmo2[/b], [b]maxcrops specs --sheet families.png --image photo.jpg[/b]."
+)
 def specs(
     model: Annotated[
         str | None, typer.Argument(metavar="[MODEL]", help="One model in full, or a model folder.")
@@ -355,6 +349,13 @@ def specs(
     as_json: Json = False,
     settings: Settings = None,
     markdown: Annotated[bool, typer.Option("--markdown", help="Print the README's table of families.")] = False,
+    sheet: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Draw how each family, or the model, cuts an image, all in one picture."),
+    ] = None,
+    image: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="The image of the sheet. Default: a test card.")
+    ] = None,
 ) -> None:
     """What is known of each model, with sources and the original's oddities."""
     from maxcrops.cli import _format
@@ -363,6 +364,16 @@ def specs(
         typer.echo(_format.families_markdown())
         return
     chosen: list[Spec] = [resolve_model(model, settings)] if model else [get_spec(key) for key in list_specs()]
+    if image is not None and sheet is None:
+        raise ValueError("--image is the image of a sheet: give --sheet FILE too")
+    if sheet is not None:
+        from maxcrops.drawing import draw_sheet
+
+        _require_image_suffix(sheet)
+        drawn = chosen if model else [family.spec for family in FAMILIES]
+        draw_sheet(drawn, None if image is None else _open_upright(image)).save(sheet)
+        typer.echo(f"wrote {sheet}: {plural(len(drawn), 'model')}")
+        return
     if as_json:
         _print_json([spec.to_dict() for spec in chosen])
         return
@@ -440,6 +451,24 @@ def _read(images: list[str], workers: int, *, verify: bool = False) -> list[Imag
             return list(bar.track(reading, total=len(paths), description="reading headers"))
     finally:
         Image.MAX_IMAGE_PIXELS = limit
+
+
+def _require_image_suffix(output: Path) -> None:
+    from PIL import Image
+
+    if output.suffix.lower() not in Image.registered_extensions():
+        raise ValueError(f"{output} must have the suffix of an image format, such as .png")
+
+
+def _open_upright(path: Path) -> Image:
+    """An image's pixels, with EXIF orientation applied."""
+    from PIL import Image, ImageOps
+
+    try:
+        with Image.open(path) as opened:
+            return ImageOps.exif_transpose(opened)
+    except Image.DecompressionBombError as error:
+        raise ValueError(f"{path} is too large to be drawn ({error}); maxcrops count reads its header alone") from error
 
 
 def _print_counts(rows: list[dict[str, Any]]) -> None:
