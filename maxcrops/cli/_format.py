@@ -14,7 +14,7 @@ from maxcrops._bounds import worst_case
 from maxcrops.cli._options import plural
 from maxcrops.planning import Comparison, Plan, PlanRow, RuleOfThumb
 from maxcrops.planning.rule_of_thumb import RECOMMENDATIONS, TOKENS_PER_CROP, TOKENS_PER_CROP_WITH_SPECIALS
-from maxcrops.specs import FAMILIES, Spec
+from maxcrops.specs import FAMILIES, Source, Spec
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -527,7 +527,7 @@ def specs_table(specs: Sequence[Spec]) -> Table:
             f"{spec.crop_size} px",
             str(spec.max_crops),
             spec.knob,
-            f"{spec.sources[0].where} ({spec.sources[0].checked})",
+            _source_text(spec.sources[0]),
         ]
         for spec in specs
     ]
@@ -568,16 +568,35 @@ def _worst_text(spec: Spec) -> str:
 
 def spec_lines(spec: Spec) -> list[str]:
     """One spec in full."""
-    lines = [f"[b]{spec.key}[/b]: {escape(spec.description)}", ""]
-    details = [f"  {name} = {value!r}" for name, value in {**spec.fields(), **spec.chosen}.items()]
-    details += [f"  max_sequence_length = {spec.max_sequence_length!r}", ""]
-    details.append(f"knob: {spec.knob}, which max_crops sets; {spec.max_crops} local crops at the model's setting")
+    unused = spec.unused()
+    crops = f"which max_crops sets; {plural(spec.max_crops, 'local crop')} at the model's setting"
+    knob = "without effect on a fixed grid" if spec.grid.knob_field is None else crops
+    lines = [f"[b]{spec.key}[/b]: {escape(spec.description)}"]
+    lines += [f"[yellow]unverified[/yellow] {what}: {escape(why)}" for what, why in _unverified(spec)]
+    lines += [f"published: {', '.join(spec.checkpoints)}"] if spec.checkpoints else []
+    lines += ["", f"knob: {spec.knob}, {knob}"]
     for choice, values in spec.choices.items():
-        details.append(f"choice: {choice} is one of {', '.join(values)}")
-    details += [f"published: {', '.join(spec.checkpoints)}"] if spec.checkpoints else []
-    details += [f"source of {source.what}: {source.where} ({source.checked})" for source in spec.sources]
-    details += [f"taken: {taken.field} = {taken.value!r} from {taken.file}: {taken.key}" for taken in spec.taken]
-    details += [f"not found, class default: {', '.join(spec.defaulted)}"] if spec.defaulted else []
-    details += [f"caveat: {caveat}" for caveat in spec.caveats]
-    lines += [escape(line) for line in details]
+        chosen = spec.chosen.get(choice, next(iter(values)))
+        others = [value for value in values if value != chosen]
+        lines.append(f"choice: {choice} = {chosen}" + (f", or {', '.join(others)}" if others else ""))
+    lines += ["", "[b]fields[/b]"]
+    lines += [escape(f"  {name} = {value!r}") for name, value in spec.fields().items() if name not in unused]
+    if spec.max_sequence_length is not None:
+        lines.append(f"  max_sequence_length = {spec.max_sequence_length}")
+    lines += [f"  without effect: {', '.join(unused)}"] if unused else []
+    lines += [escape(f"taken: {taken.field} = {taken.value!r} from {taken.file}: {taken.key}") for taken in spec.taken]
+    lines += [f"not found, class default: {', '.join(spec.defaulted)}"] if spec.defaulted else []
+    lines += ["", "[b]sources[/b]"]
+    lines += [f"  {escape(source.what)}: {_source_text(source)}" for source in spec.sources]
+    lines += ["", "[b]caveats[/b]", *(escape(f"  - {caveat}") for caveat in spec.caveats)] if spec.caveats else []
     return lines
+
+
+def _unverified(spec: Spec) -> list[tuple[str, str]]:
+    """What nobody compared, and where it comes from instead."""
+    return [(source.what, source.unverified) for source in spec.sources if source.unverified is not None]
+
+
+def _source_text(source: Source) -> str:
+    checked = escape(source.checked)
+    return f"{escape(source.where)} ({checked if source.unverified is None else f'[yellow]{checked}[/yellow]'})"

@@ -372,7 +372,14 @@ class Source:
     where: str
     """A package and version with a path inside it, or an address."""
     checked: str
-    """ISO date of the last comparison."""
+    """ISO date of the last comparison, and behind a comma what it covered; or ``unverified: `` and where the numbers
+    come from instead."""
+
+    @property
+    def unverified(self) -> str | None:
+        """Where numbers come from that nobody compared; None where they were."""
+        mark = "unverified: "
+        return self.checked.removeprefix(mark) if self.checked.startswith(mark) else None
 
 
 @dataclass(frozen=True)
@@ -458,6 +465,20 @@ class Spec:
     def fields(self) -> dict[str, object]:
         """Every field of the grid, crop, token and pixel rules, by name."""
         return {f.name: getattr(rule, f.name) for rule in self._rules() for f in dataclasses.fields(rule)}
+
+    def unused(self) -> tuple[str, ...]:
+        """Fields without effect: those that are 0, False or None by default and here, and a missing global crop's."""
+
+        def is_unused(name: str, value: object, default: object) -> bool:
+            of_no_global_crop = name.startswith("global_") and self.crop.global_crop == "never" != value
+            return of_no_global_crop or (value == default and default in (0, None, (0, 0)))
+
+        return tuple(
+            f.name
+            for rule in self._rules()
+            for f in dataclasses.fields(rule)
+            if is_unused(f.name, getattr(rule, f.name), f.default)
+        )
 
     def _rules(self) -> tuple[GridRule | CropRule | TokenRule | PixelRule, ...]:
         return (self.grid, self.crop, self.tokens, *([self.pixels] if self.pixels else []))
