@@ -195,6 +195,13 @@ def test_idefics_crops_stay_within_max_crops(key: str) -> None:
         assert (crops == grids.prod(axis=1) + 1).all()
 
 
+@pytest.mark.parametrize("size", [(500, 500), (500, 900), (3000, 3000)])
+def test_mllama_encodes_blank_crops_too(size: tuple[int, int]) -> None:
+    layout = mc.layout(mc.get_spec("llama-3.2-11b-vision-instruct"), height=size[0], width=size[1])
+    assert (layout.vit_patches, layout.connector_outputs) == (4 * 1600, 4 * 1601)
+    assert (layout.sequence_tokens, layout.cross_attention_keys) == (1, 1601 * layout.num_crops)
+
+
 # -- where the image lies on its canvas --------------------------------------------------------------------------
 
 

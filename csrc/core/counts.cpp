@@ -51,6 +51,13 @@ void add_units(CountFormula& f, const Spec& spec, bool of_local, bool of_global,
     if (of_global && spec.crop.global_sizing != Sizing::kSquare) f.global_unit = unit;
 }
 
+// Of an encoder that always gets max_crops local crops.
+CountFormula filled(CountFormula f, int64_t max_crops) {
+    for (double& constant : f.constant) constant += f.per_crop * static_cast<double>(max_crops);
+    f.per_crop = 0;
+    return f;
+}
+
 CountFormula tiled_sequence(const Spec& spec) {
     const TokenRule& t = spec.tokens;
     CountFormula f = per_crop_formula(spec, t.tokens_per_crop + t.crop_extra, t.global_tokens + t.global_extra);
@@ -117,9 +124,10 @@ CountFormula count_formula(const Spec& spec, const Knob& knob, Count count) {
         case Count::kSequenceTokens: return tiled ? tiled_sequence(spec) : stitched_sequence(spec);
         case Count::kConnectorOutputs: {
             if (tiled) {
-                CountFormula f = per_crop_formula(spec, t.tokens_per_crop, t.global_tokens);
+                const int64_t local = t.tokens_per_crop + t.cross_attention_keys;
+                CountFormula f = per_crop_formula(spec, local, t.global_tokens + t.cross_attention_keys);
                 add_units(f, spec, t.counts_features, t.counts_global_features, Unit::kFeatures);
-                return f;
+                return spec.crop.fills_batch ? filled(f, knob.max_crops) : f;
             }
             const int64_t global = global_features(spec.crop, 0);
             const int64_t local = ceil_div(spec.crop.crop_patches(), spec.crop.pooling_rows) *
@@ -134,10 +142,7 @@ CountFormula count_formula(const Spec& spec, const Knob& knob, Count count) {
             const int64_t local = patches(spec.crop.sizing, spec.crop.crop_patches());
             CountFormula f = per_crop_formula(spec, local, patches(spec.crop.global_sizing, spec.crop.global_patches()));
             add_units(f, spec, true, true, Unit::kPatches);
-            if (!spec.crop.fills_batch) return f;
-            f.per_crop = 0;
-            for (double& constant : f.constant) constant += static_cast<double>(local * knob.max_crops);
-            return f;
+            return spec.crop.fills_batch ? filled(f, knob.max_crops) : f;
         }
         case Count::kCrops: return per_crop_formula(spec, 1, 1);
         case Count::kCrossAttentionKeys:

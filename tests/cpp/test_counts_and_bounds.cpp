@@ -16,7 +16,8 @@ int64_t naive_tiled(const Spec& spec, Grid grid, Count what) {
     const auto of_crop = [&](int64_t features, int64_t extra) {
         if (what == Count::kCrops) return int64_t{1};
         if (what == Count::kCrossAttentionKeys) return t.cross_attention_keys;
-        return what == Count::kVitPatches ? patches : features + (sequence ? extra : 0);
+        const int64_t keys = what == Count::kConnectorOutputs ? t.cross_attention_keys : 0;
+        return what == Count::kVitPatches ? patches : features + keys + (sequence ? extra : 0);
     };
     int64_t sum = sequence ? t.image_extra : 0;
     for (int64_t row = 0; row < grid.rows; ++row) {
