@@ -29,6 +29,21 @@ _Item = TypeVar("_Item")
 _Answer = TypeVar("_Answer")
 
 
+class WorkerTimeoutError(DryRunError):
+    """A call took too long, and its child was ended."""
+
+
+class WorkerEndedError(DryRunError):
+    """The child ended before it answered."""
+
+    def __init__(self, message: str, *, status: int, last_message: str) -> None:
+        super().__init__(message)
+        self.status = status
+        """Its exit status; the negative number of the signal that ended it."""
+        self.last_message = last_message
+        """The last line of its standard error."""
+
+
 class Worker:
     """A child process that executes calls, started at the first one.
 
@@ -36,10 +51,12 @@ class Worker:
 
     Args:
         timeout: seconds that one call may take before the child is ended.
+        operation: what the errors' messages name.
     """
 
-    def __init__(self, *, timeout: float = 600) -> None:
+    def __init__(self, *, timeout: float = 600, operation: str = "dry_run") -> None:
         self.timeout = timeout
+        self._operation = operation
         self._process: subprocess.Popen[bytes] | None = None
         self._answers: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._messages: IO[bytes] | None = None
@@ -49,7 +66,9 @@ class Worker:
 
         Raises:
             UnsupportedError, ConfigError, ValueError, TypeError: what the call asks for cannot be done.
-            DryRunError: the call failed: the child crashed, ran out of memory or of time.
+            WorkerTimeoutError: it ran out of time.
+            WorkerEndedError: the child crashed, or the system ended it as memory ran out.
+            DryRunError: the call raised another error.
         """
         process = self._start()
         assert process.stdin is not None
@@ -59,21 +78,27 @@ class Worker:
             answer = self._answers.get(timeout=self.timeout)
         except queue.Empty:
             self.close()
-            raise DryRunError(f"[dry_run] the run took more than {self.timeout:g} s and was ended") from None
+            raise WorkerTimeoutError(
+                f"[{self._operation}] the run took more than {self.timeout:g} s and was ended"
+            ) from None
         except BrokenPipeError:
             answer = None
         if answer is None:
             code = process.wait()
             messages = self._last_messages()
             self.close()
-            raise DryRunError(f"[dry_run] the run's process ended with status {code}: {messages}")
+            raise WorkerEndedError(
+                f"[{self._operation}] the run's process ended with status {code}: {messages}",
+                status=code,
+                last_message=messages,
+            )
         succeeded, value = answer
         if succeeded:
             result: _Answer = value
             return result
         if isinstance(value, _SAME_ERRORS):
             raise value
-        raise DryRunError(f"[dry_run] the model could not be run: {value}")
+        raise DryRunError(f"[{self._operation}] the model could not be run: {value}")
 
     def close(self) -> None:
         """Ends the child."""
