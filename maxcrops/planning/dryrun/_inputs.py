@@ -8,19 +8,25 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from maxcrops import _core
 from maxcrops._layout import layout
 from maxcrops.exceptions import ConfigError, UnsupportedError
-from maxcrops.planning.dryrun._hybrid import Hybrid
 from maxcrops.planning.dryrun._request import Point
 from maxcrops.specs import Spec
 
 MOST_REAL_VALUES = 64 << 20
 """Of ones in an array, beyond which it is fake (256 MiB in float32)."""
+
+
+class MakesTensors(Protocol):
+    """A Hybrid, or whoever makes real tensors instead."""
+
+    def fake(self, tensor: Any, /) -> Any:
+        """A tensor like one on "meta"."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +62,7 @@ def configured(config: Mapping[str, Any], spec: Spec, point: Point) -> dict[str,
 
 
 def make_inputs(
-    model_type: str, image_token_id: int | None, spec: Spec, point: Point, hybrid: Hybrid, *, labels: bool = False
+    model_type: str, image_token_id: int | None, spec: Spec, point: Point, hybrid: MakesTensors, *, labels: bool = False
 ) -> dict[str, Any]:
     """The model's inputs at a point: tensors by the names of its forward method.
 

@@ -69,6 +69,46 @@ def build(config: Mapping[str, Any], *, dtype: str, attention: Attention, hybrid
     return model.eval()
 
 
+def build_real(
+    config: Mapping[str, Any], *, dtype: str, attention: Attention, device: str, weights: str | None = None
+) -> Any:
+    """The same model with memory: what a dry run predicts can be measured on it.
+
+    Args:
+        config: the model's config.json.
+        dtype: of the parameters.
+        attention: as for ``build``; "flash_attention_2" needs its package.
+        device: as torch names it.
+        weights: a folder with weights of transformers' names; None: the class's random ones.
+
+    Returns:
+        A torch.nn.Module, in evaluation mode.
+
+    Raises:
+        As ``build``, and what transformers raises for weights that do not fit.
+    """
+    import torch
+
+    if config.get("model_type") == "molmo":
+        from maxcrops.planning.dryrun._molmo import build_molmo
+
+        with torch.device(device):
+            return build_molmo(config, dtype, attention).eval()
+    parsed = _parsed(str(config.get("model_type")), config)
+    kind = _class_of(parsed)
+    settings = {"dtype": getattr(torch, dtype), "attn_implementation": attention}
+    if weights is not None:
+        return kind.from_pretrained(weights, config=parsed, local_files_only=True, **settings).to(device).eval()
+    with torch.device(device):
+        return kind._from_config(parsed, **settings).to(device).eval()
+
+
+def import_class(config: Mapping[str, Any]) -> None:
+    """Loads the modules that ``build_real`` needs, and builds nothing."""
+    if config.get("model_type") != "molmo":
+        _class_of(_parsed(str(config.get("model_type")), config))
+
+
 def image_token_id(model: Any) -> int | None:
     """The id that a model replaces by features; None where it has none."""
     config = getattr(model, "config", None)
