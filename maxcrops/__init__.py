@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from maxcrops.data.guard import Guard, guard
     from maxcrops.planning.dryrun import DryRun, dry_run
     from maxcrops.preprocess import Batch, Preprocessor
+    from maxcrops.profiling.probe import Probe, ProbeRow, probe
 
 Layout = _core.Layout
 View = _core.View
@@ -55,6 +56,8 @@ __all__ = [
     "MaxCropsError",
     "Plan",
     "Preprocessor",
+    "Probe",
+    "ProbeRow",
     "Spec",
     "TruncatedImageError",
     "UnboundedError",
@@ -72,6 +75,7 @@ __all__ = [
     "list_specs",
     "load_spec",
     "plan",
+    "probe",
     "rule_of_thumb",
     "scales",
     "worst_case",
@@ -85,6 +89,9 @@ _LAZY = {
     "Preprocessor": "maxcrops.preprocess",
     "DryRun": "maxcrops.planning.dryrun",
     "dry_run": "maxcrops.planning.dryrun",
+    "Probe": "maxcrops.profiling.probe",
+    "ProbeRow": "maxcrops.profiling.probe",
+    "probe": "maxcrops.profiling.probe",
 }
 
 

@@ -17,7 +17,7 @@ import typer
 from maxcrops import __version__
 from maxcrops._core import Layout
 from maxcrops._layout import layout
-from maxcrops.cli import _bench
+from maxcrops.cli import _bench, _probe
 from maxcrops.cli._options import (
     Json,
     MaxCrops,
@@ -47,6 +47,10 @@ app = typer.Typer(
     add_completion=False,
 )
 app.add_typer(_bench.app)
+app.command(
+    epilog="Example: [b]maxcrops probe ./Molmo2-8B --max-crops 8,12,20,25 --batch-size 16[/b]. It needs the extra"
+    " [b]transformers[/b]. Exit status 1 when no point succeeded."
+)(_probe.probe)
 
 _PROGRESS_FROM = 200  # files; fewer are done before a bar could be read
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from maxcrops.data import ImageFile
     from maxcrops.planning import Use
     from maxcrops.profiling.harness import Row
+    from maxcrops.profiling.probe import Probe
 
 NOT_VALIDATED = "not yet validated on a GPU"
 
@@ -502,6 +503,58 @@ def bench_footer(machine: Mapping[str, str]) -> str:
 def _ms(seconds: float) -> str:
     """Milliseconds with three digits."""
     return f"{float(f'{seconds * 1000:.3g}'):,.10g}"
+
+
+# -- probe ---------------------------------------------------------------------------------------------------------
+
+
+def probe_table(probe: Probe) -> Table:
+    """A row per point; columns of the device that it ran on."""
+    on_gpu = any(row.allocated_bytes is not None for row in probe.rows)
+    memory = ("allocated GiB", "reserved GiB") if on_gpu else ("peak RSS GiB",)
+    columns = (
+        "max_crops", "batch", "tokens", "label", "first ms", "warm ms", "p20 to p80", "tokens/s", *memory,
+        "preprocess ms", "message",
+    )  # fmt: skip
+    cells = [
+        [
+            str(row.max_crops),
+            str(row.batch_size),
+            str(row.sequence_length),
+            f"[{'green' if row.label == 'ok' else 'red'}]{row.label}[/]",
+            _ms_if(row.first_seconds),
+            _ms_if(row.warm_seconds),
+            f"{_ms_if(row.warm_seconds_p20)} to {_ms_if(row.warm_seconds_p80)}" if row.warm_seconds else "",
+            "" if row.tokens_per_second is None else f"{row.tokens_per_second:,.0f}",
+            *(
+                "" if value is None else f"{value / 2**30:.2f}"
+                for value in ((row.allocated_bytes, row.reserved_bytes) if on_gpu else (row.peak_rss_bytes,))
+            ),
+            _ms_if(row.preprocess_seconds),
+            escape(row.message),
+        ]
+        for row in probe.rows
+    ]
+    title = (
+        f"{escape(probe.model_type)} {probe.mode} on {escape(probe.device)}, {probe.dtype}, {probe.attention},"
+        f" {probe.text_tokens} tokens of text"
+    )
+    return table(title, columns, cells, left=("label", "message"))
+
+
+def probe_footer(probe: Probe) -> list[str]:
+    """The largest batches, and what to know of the numbers."""
+    lines = []
+    for value, search in probe.batches.items():
+        found = f"batches of {search.batch_size} work" if search.batch_size else "no batch works"
+        failed = "" if search.smallest_failed is None else f"; {search.smallest_failed} failed: {search.binding}"
+        advice = f"; {search.advice}" if search.advice else ""
+        lines.append(f"max_crops {value}: {found}{failed}{advice}")
+    return [*lines, *(f"note: {note}" for note in probe.notes)]
+
+
+def _ms_if(seconds: float | None) -> str:
+    return "" if seconds is None else _ms(seconds)
 
 
 # -- files and specs -----------------------------------------------------------------------------------------------
