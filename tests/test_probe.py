@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -22,11 +23,11 @@ from probe_failures import HANGS, PID_FILE, failing, request_of
 import maxcrops as mc
 from maxcrops.cli import main
 from maxcrops.profiling import probe as module
-from maxcrops.profiling._probe_child import label_of
+from maxcrops.profiling._probe_child import CudaMemory, find_device, label_of
 from maxcrops.profiling.batch_search import LABELS, Trial
 from maxcrops.profiling.probe import COLUMNS, Probe, ProbeRow, _Place, _Points, _predict
 
-pytest.importorskip("torch")
+torch: Any = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
 INTERNVL, MOLMO2 = MODELS["internvl"], MODELS["molmo2"]
@@ -249,7 +250,7 @@ def test_no_point_that_succeeds_is_status_1(command: Any, folder: Path) -> None:
 
 def test_a_search_is_told(command: Any, folder: Path) -> None:
     """Batches of 2 crash."""
-    search = "--auto-adjust-batch-size", "--max-batch-size", "2"
+    search = "--auto-adjust-batch-size", "--max-batch-size", "2", "--memory-limit", "256MiB"
     status, out, _ = command(folder, "-n", "4", "-b", "2", *search)
     assert status == 0
     assert "max_crops 4: batches of 1 work" in out
@@ -305,11 +306,48 @@ def test_without_torch(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ({"images": [(0, 5)]}, ValueError),
         ({"images": ["nowhere.png"]}, mc.ImageReadError),
         ({"images": []}, ValueError),
+        ({"images": ["a.png", (5, 5)]}, TypeError),
+        ({"auto_adjust_batch_size": True}, ValueError),
     ],
 )
 def test_wrong_arguments(folder: Path, arguments: dict[str, Any], error: type[Exception]) -> None:
     with pytest.raises(error, match=r"\["):
         mc.probe(folder, device="cpu", **arguments)
+
+
+def test_devices() -> None:
+    if torch.cuda.is_available():
+        assert find_device("cuda")[0] == "cuda:0"
+        return
+    assert find_device("auto") == ("cpu", "CPU", None, None)
+    for device in ("cuda", "cuda:7", "tpu"):
+        with pytest.raises(mc.UnsupportedError, match=rf"\[probe\] device must be one that torch sees, got '{device}'"):
+            find_device(device)
+
+
+def test_memory_of_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is asked of torch.cuda, which need not be there."""
+    fractions: list[float] = []
+    nothing = lambda *_: None  # noqa: E731
+    cuda = SimpleNamespace(
+        set_device=nothing,
+        synchronize=nothing,
+        empty_cache=nothing,
+        reset_peak_memory_stats=nothing,
+        mem_get_info=lambda device: (70, 80),
+        set_per_process_memory_fraction=lambda part, device: fractions.append(part),
+        memory_allocated=lambda device: 5,
+        max_memory_allocated=lambda device: 30,
+        max_memory_reserved=lambda device: 40,
+    )
+    monkeypatch.setattr(torch, "cuda", cuda)
+    assert CudaMemory(None, "cuda:0").capacity == 70
+    assert fractions == []
+    memory = CudaMemory(20, "cuda:0")
+    assert (memory.capacity, fractions) == (20, [0.25])
+    memory.begin()
+    assert memory.in_use() == 5
+    assert memory.peaks() == {"allocated_bytes": 30, "reserved_bytes": 40, "used_bytes": 30}
 
 
 # -- predictions ---------------------------------------------------------------------------------------------------

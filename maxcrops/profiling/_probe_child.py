@@ -117,16 +117,14 @@ class Memory(Protocol):
 
 
 class CpuMemory:
-    """The process's. With a limit it is address space beyond that of the imports, otherwise resident pages."""
+    """The process's beyond that of the imports: with a limit it is address space, otherwise resident pages."""
 
     def __init__(self, limit: int | None) -> None:
-        self._counts = "VmSize", "VmPeak"
-        self._base = 0
+        self._counts = ("VmRSS", "VmHWM") if limit is None else ("VmSize", "VmPeak")
+        self._base = _kilobytes("/proc/self/status", self._counts[0]) or 0
         if limit is None:
-            self._counts = "VmRSS", "VmHWM"
             self.capacity = _kilobytes("/proc/meminfo", "MemAvailable")
             return
-        self._base = _kilobytes("/proc/self/status", "VmSize") or 0
         self.capacity = limit
         resource.setrlimit(resource.RLIMIT_AS, (self._base + limit, resource.getrlimit(resource.RLIMIT_AS)[1]))
 
@@ -154,6 +152,7 @@ class CudaMemory:
 
         self._cuda: Any = torch.cuda
         self._device = device
+        torch.cuda.set_device(device)  # kernels of Triton are launched on the current one
         free, total = torch.cuda.mem_get_info(device)  # makes the context, which is no longer free then
         self.capacity: int | None = free if limit is None else min(free, limit)
         if limit is not None:
@@ -337,4 +336,5 @@ def find_device(device: str) -> tuple[str, str, int | None, tuple[int, int] | No
         found = torch.cuda.get_device_properties(device)
     except (RuntimeError, AssertionError, ValueError) as error:
         raise UnsupportedError(f"[probe] device must be one that torch sees, got {device!r}: {error}") from error
-    return device, found.name, found.total_memory, (found.major, found.minor)
+    # Some functions of torch.cuda take no device without its number.
+    return f"cuda:{torch.device(device).index or 0}", found.name, found.total_memory, (found.major, found.minor)

@@ -68,8 +68,8 @@ class ProbeRow:
     peak_rss_bytes: int | None = None
     """On the CPU: most that was resident of the process while it ran the model, imports included."""
     used_bytes: int | None = None
-    """Most of what ``capacity_bytes`` bounds: on a GPU what was allocated, on the CPU what was resident or, with a
-    limit, address space beyond that of the imports."""
+    """Most of what ``capacity_bytes`` bounds: on a GPU what was allocated; on the CPU, beyond the imports, what was
+    resident or, with a limit, address space."""
     fixed_bytes: int | None = None
     """What of it does not grow with the batch: weights, and in training gradients and the optimizer's states."""
     capacity_bytes: int | None = None
@@ -184,7 +184,8 @@ def probe(
         batch_size: samples; one number or several. With auto_adjust_batch_size the one that is expected to work, where
             no dry run can tell.
         auto_adjust_batch_size: look for the largest batch of each value instead, from what a dry run predicts (on a
-            GPU) or from batch_size, in at most `max_trials` points; ``search_batch`` describes how.
+            GPU) or from batch_size, in at most `max_trials` points; ``search_batch`` describes how. On the CPU it
+            needs a memory_limit.
         max_batch_size: samples beyond which it is not looked for.
         max_trials: points that a search may take.
         mode: "prefill", a prompt; "generate", a prompt and `new_tokens`; "train", a step.
@@ -211,6 +212,7 @@ def probe(
         ConfigError: a configuration that cannot be read, or a spec of another family.
         UnknownSpecError, FileNotFoundError: no such model.
         ImageReadError: a file of `images` has no size.
+        DryRunError: the process that asks torch for its devices crashed, or took longer than `timeout`.
         TypeError, ValueError: an argument of the wrong type or range.
     """
     for package in ("torch", "transformers"):
@@ -248,6 +250,11 @@ def probe(
             place = _Place(*worker.run(find_device, device))
     if place.device == "cpu" and memory_limit is not None and sys.platform != "linux":
         raise UnsupportedError("[probe] memory_limit must be left out on the CPU of other systems than Linux")
+    if place.device == "cpu" and memory_limit is None and auto_adjust_batch_size:
+        raise ValueError(
+            "[probe] memory_limit must be given with auto_adjust_batch_size on the CPU, got None: a search for the end"
+            " of the memory would take the system's, and other processes with it"
+        )
     weights = _weights_of(model, config)
     request = PointRequest(
         run=RunRequest(
@@ -268,7 +275,9 @@ def probe(
         repeats=repeats,
     )
     requests = {value: _at(request, value, sizes, images_per_sample) for value in values}
-    notes = [] if weights else ["random weights: they change neither time nor memory, and the answers mean nothing"]
+    notes = (
+        [] if weights else ["random weights: the model's answers mean nothing; time and memory do not depend on them"]
+    )
     machine = environment()  # the load before the runs
     points = _Points(timeout=timeout, on_row=on_row)
     searches: dict[int, BatchSearch] = {}
