@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 from maxcrops.exceptions import ConfigError, UnknownSpecError, UnsupportedError
-from maxcrops.specs import FAMILIES
 
 
 @dataclass(frozen=True)
@@ -196,7 +195,7 @@ def _require_buildable(config: Mapping[str, Any], place: str) -> None:
 
 def _is_known(model_type: str) -> bool:
     """Whether the model's code is ours or in the installed transformers, found without importing it."""
-    if any(model_type in family.model_types for family in FAMILIES):
+    if model_type == "molmo":
         return True
     transformers = importlib.util.find_spec("transformers")
     if transformers is None or transformers.submodule_search_locations is None:
