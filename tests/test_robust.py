@@ -437,7 +437,7 @@ def test_many_python_threads_at_once() -> None:
 
 def test_counting_leaves_the_gil_to_others() -> None:
     spec = SPECS["internvl"]
-    sizes = random_sizes(200_000, 3)
+    sizes = random_sizes(3_000_000, 3)
     ticks: list[float] = []
     stop = threading.Event()
 

@@ -195,6 +195,28 @@ TEST(ClosestRatio, ManyCropsAndLargestSidesEqualSequentialSearch) {
     }
 }
 
+TEST(ClosestRatio, MostRowsAndColumnsEqualSequentialSearch) {
+    for (const int64_t max_crops : {5, 12, 32, 60}) {
+        std::vector<Size> images = ratio_sizes(max_crops, 448);
+        images.insert(images.end(), {{kMaxSide, 1}, {1, kMaxSide}, {kMaxSide, kMaxSide}, {3, 1000}, {1000, 3}});
+        for (const int64_t longest : {1, 3, 7, 16}) {
+            for (const int64_t min_crops : {1, 2, 5, 9}) {
+                Spec spec = tiled_closest_ratio(max_crops, min_crops);
+                spec.grid.max_grid_side = longest;
+                std::vector<Grid> candidates;
+                for (const Grid& grid : grids_up_to(max_crops, min_crops, true)) {
+                    if (std::max(grid.rows, grid.cols) <= longest) candidates.push_back(grid);
+                }
+                for (const Size& image : images) {
+                    ASSERT_EQ(closest_ratio(spec, max_crops, image), naive_closest_ratio(candidates, 448, image))
+                        << min_crops << ".." << max_crops << " crops, a side of " << longest << " at most, "
+                        << image.height << "x" << image.width;
+                }
+            }
+        }
+    }
+}
+
 TEST(ClosestRatio, OnlyTheRatioOfASmallImageCounts) {
     EXPECT_EQ(closest_ratio(tiled_closest_ratio(12), 12, {3, 4}), (Grid{3, 4}));
     EXPECT_EQ(closest_ratio(tiled_closest_ratio(12), 12, {400, 400}), (Grid{1, 1}));

@@ -43,12 +43,8 @@ Grid closest_ratio(const Spec& spec, int64_t max_crops, Size image) {
     const double half_crop_area = 0.5 * crop * crop;
     const int64_t longest = spec.grid.max_grid_side > 0 ? spec.grid.max_grid_side : max_crops;
 
-    // The candidates of one row count approach the ratio from below and leave it above: only the two around
-    // ratio * rows can be nearest, and equal ratios are multiples of one another. So each row count offers at most
-    // three, and the order of the whole list is kept by comparing crop counts, then columns.
     Grid best{1, 1};
     double best_difference = std::numeric_limits<double>::infinity();
-    bool found = false;
     const auto before = [](Grid a, Grid b) {
         return a.count() != b.count() ? a.count() < b.count() : a.cols < b.cols;
     };
@@ -56,10 +52,9 @@ Grid closest_ratio(const Spec& spec, int64_t max_crops, Size image) {
         const double difference =
             std::fabs(ratio - static_cast<double>(candidate.cols) / static_cast<double>(candidate.rows));
         const auto large = [&](Grid g) { return area > half_crop_area * static_cast<double>(g.count()); };
-        if (!found || difference < best_difference) {
+        if (difference < best_difference) {
             best = candidate;
             best_difference = difference;
-            found = true;
         } else if (difference == best_difference) {
             // The later of the two in list order wins if the image is large enough for it.
             const Grid later = before(best, candidate) ? candidate : best;
@@ -67,17 +62,25 @@ Grid closest_ratio(const Spec& spec, int64_t max_crops, Size image) {
             best = large(later) ? later : earlier;
         }
     };
-    for (int64_t rows = 1; rows <= std::min(max_crops, longest); ++rows) {
-        const int64_t most = std::min(max_crops / rows, longest);
-        const int64_t least = ceil_div(spec.grid.min_crops, rows);
+    // Each line holds the grids of one number of crops along the image's short side, by the number along its long side.
+    // Their ratios rise or fall steadily, so that only the two around the image's can be nearest; a rounded quotient
+    // that is whole is nearest itself. On a line that ends before the image's ratio the last grid is nearest, and no
+    // grid of a later line comes as near: such a line ends earlier, and has more along the short side. Neighbours on a
+    // line and ends of lines differ by 2^-21 or more, relatively, and stay apart when their differences are rounded.
+    const bool is_landscape = image.width >= image.height;
+    for (int64_t along_short = 1; along_short <= std::min(max_crops, longest); ++along_short) {
+        const int64_t most = std::min(max_crops / along_short, longest);
+        const int64_t least = ceil_div(spec.grid.min_crops, along_short);
         if (least > most) continue;
-        // A difference of ratios is tied only within one unit in the last place; one column of slack on both
-        // sides of the nearest two covers it.
-        const double exact = ratio * static_cast<double>(rows);
-        const int64_t near = exact >= static_cast<double>(most) ? most : static_cast<int64_t>(exact);
-        const int64_t low = std::max(least, std::min(most, near - 1));
-        const int64_t high = std::min(most, std::max(least, near + 2));
-        for (int64_t cols = low; cols <= high; ++cols) offer({rows, cols});
+        const double line = static_cast<double>(along_short);
+        const double exact = is_landscape ? line * ratio : line / ratio;
+        const bool ends_before = exact >= static_cast<double>(most);
+        const int64_t below = ends_before ? most : std::max(least, static_cast<int64_t>(exact));
+        const int64_t above = ends_before ? most : std::max(least, static_cast<int64_t>(exact) + 1);
+        for (int64_t along_long = below; along_long <= above; ++along_long) {
+            offer(is_landscape ? Grid{along_short, along_long} : Grid{along_long, along_short});
+        }
+        if (ends_before) break;
     }
     return best;
 }
