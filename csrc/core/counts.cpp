@@ -109,10 +109,13 @@ Grid map_of_content(const Spec& spec, const Cut& cut, Size image) {
     return {side(cut.canvas.height, content.height, crop.pooling_rows), side(cut.canvas.width, content.width, crop.pooling_cols)};
 }
 
-// Python's x // y for positive floats: the floor of the exact quotient, which a rounded one can miss.
+// Python's x // y for positive floats: the floor of the exact quotient, which only a quotient that is rounded to a whole
+// number can miss.
 double floor_divide(double x, double y) {
-    const double rest = std::fmod(x, y);
-    return std::nearbyint((x - rest) / y);
+    const double quotient = x / y;
+    const double whole = std::floor(quotient);
+    if (quotient != whole) return whole;
+    return std::nearbyint((x - std::fmod(x, y)) / y);
 }
 
 }  // namespace
@@ -195,8 +198,9 @@ bool follows_grid(const Spec& spec, const CountFormula& f) {
 
 int64_t count_of(const Spec& spec, const CountFormula& f, const Cut& cut, Size image) {
     const Grid grid = cut.grid;
-    int64_t count = static_cast<int64_t>(count_one(f, static_cast<double>(grid.rows), static_cast<double>(grid.cols)));
-    if (follows_grid(spec, f)) return count;
+    const double rows = static_cast<double>(grid.rows), cols = static_cast<double>(grid.cols);
+    if (follows_grid(spec, f)) return static_cast<int64_t>(count_one(f, rows, cols));
+    int64_t count = static_cast<int64_t>(count_without_map(f, rows, cols));
     const CropRule& crop = spec.crop;
     if (f.global_unit != Unit::kNone && crop.has_global(grid)) {
         count += units(f.global_unit, crop, cut.global, crop.global_pooling());
@@ -204,8 +208,6 @@ int64_t count_of(const Spec& spec, const CountFormula& f, const Cut& cut, Size i
     if (f.local_unit != Unit::kNone) count += local_units(f.local_unit, crop, cut, image);
     if (!f.has_map() || grid.count() == 0) return count;
 
-    const auto map_count = [&](Grid map) { return map.rows * (map.cols + static_cast<int64_t>(f.col)); };
-    count -= map_count(feature_map(f, grid));
     Grid map = feature_map(f, {cut.canvas.height / crop.crop_size, cut.canvas.width / crop.crop_size});
     if (spec.tokens.unpad == Unpad::kByRatio) map = unpad(map, image);
     if (spec.tokens.unpad == Unpad::kByPatches) map = map_of_content(spec, cut, image);
@@ -213,7 +215,7 @@ int64_t count_of(const Spec& spec, const CountFormula& f, const Cut& cut, Size i
         const Grid one = feature_map(f, {1, 1});
         map = scaled_down(map, static_cast<double>(spec.tokens.max_map_crops * one.rows * one.cols));
     }
-    return count + map_count(map);
+    return count + map.rows * (map.cols + static_cast<int64_t>(f.col));
 }
 
 }  // namespace maxcrops

@@ -1,6 +1,7 @@
 // Counts against sums that walk through every crop, row and feature; bounds against all small images.
 #include "fixtures.h"
 
+#include <cmath>
 #include <cstdio>
 #include <cstdlib>
 
@@ -353,6 +354,24 @@ TEST(Bounds, TheLargestKnobIsTheInverse) {
     EXPECT_EQ(largest_max_crops(overlapping_stitched(), Count::kSequenceTokens, 4096), std::optional<int64_t>(37));
     EXPECT_EQ(largest_max_crops(overlapping_stitched(), Count::kSequenceTokens, 1), std::nullopt);
     EXPECT_EQ(largest_max_crops(tiled_scale_fit(), Count::kCrops, int64_t{1} << 60), kMaxCropsLimit);
+}
+
+// Python's // on floats takes the remainder first. It matters where a side is a whole multiple of the scale.
+TEST(Counts, ScaledDownDividesLikePython) {
+    const auto floor_divide = [](double x, double y) {
+        return static_cast<int64_t>(std::nearbyint((x - std::fmod(x, y)) / y));
+    };
+    Random random(21);
+    for (int i = 0; i < 200000; ++i) {
+        const int64_t times = random(2, 5);
+        const Grid map{random(1, 200) * times, random(1, 200) * times};
+        const int64_t part = map.count() / (times * times);
+        const double features = static_cast<double>(random.coin() ? part : random(1, map.count()));
+        const double scale = std::sqrt(static_cast<double>(map.rows) * static_cast<double>(map.cols) / features);
+        const auto side = [&](int64_t x) { return scale > 1.1 ? floor_divide(static_cast<double>(x), scale) : x; };
+        ASSERT_EQ(scaled_down(map, features), (Grid{side(map.rows), side(map.cols)}))
+            << map.rows << "x" << map.cols << " in " << features;
+    }
 }
 
 }  // namespace
