@@ -162,7 +162,7 @@ void bind_spec(nb::module_& m) {
         .def(
             "resolutions_at",
             [](const Spec& spec, int64_t max_crops) {
-                return to_pairs(kept_resolutions(spec, resolve_knob(spec, max_crops)));
+                return to_pairs(resolve_knob(spec, max_crops).resolutions);
             },
             nb::arg("max_crops"))
         .def_prop_ro("knob_range", [](const Spec& spec) {

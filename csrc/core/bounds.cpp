@@ -146,7 +146,7 @@ Worst worst_image(const Spec& spec, const Knob& knob, const CountFormula& formul
         case GridPolicy::kPanAndScan: offer_grids(); break;
         case GridPolicy::kWindowSnap: break;  // unbounded
         case GridPolicy::kBestResolution:
-            for (const Size& entry : kept_resolutions(spec, knob)) {
+            for (const Size& entry : knob.resolutions) {
                 offer(entry);
                 const bool is_whole = fills_its_map(spec.crop, entry) && spec.tokens.max_map_crops == 0;
                 if (formula.has_map() && spec.tokens.unpad == Unpad::kByRatio && !is_whole) offer_fitting(spec, entry, offer);

@@ -47,7 +47,7 @@ Cut cut_image(const Spec& spec, const Knob& knob, Size image) {
         case GridPolicy::kScaleFit: return whole_crops(spec, scale_fit(spec, knob.max_crops, image), image);
         case GridPolicy::kClosestRatio: return whole_crops(spec, closest_ratio(spec, knob.max_crops, image), image);
         case GridPolicy::kBestResolution: {
-            const Size canvas = best_resolution(spec, knob.max_crops, image);
+            const Size canvas = best_resolution(knob, image);
             return {{ceil_div(canvas.height, square.height), ceil_div(canvas.width, square.width)}, canvas, {}, square,
                     global_square};
         }

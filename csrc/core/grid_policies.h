@@ -41,7 +41,7 @@ Grid closest_ratio(const Spec& spec, int64_t max_crops, Size image);
 //   Per entry in order: s = min(W / w, H / h); effective = min(int(w * s) * int(h * s), w * h); wasted =
 //   H * W - effective. The largest effective wins, then the smallest waste, then the earlier entry.
 //   Arithmetic: float64 products truncated, as int(w * (W / w)) != W for one pair in twenty.
-Size best_resolution(const Spec& spec, int64_t max_crops, Size image);
+Size best_resolution(const Knob& knob, Size image);
 
 // ceil_grid
 //   1. long side to longest_edge (up, too), short side truncated through the ratio, odd values + 1, at least 1;

@@ -269,15 +269,12 @@ Knob resolve_knob(const Spec& spec, std::optional<int64_t> max_crops) {
     if (policy == GridPolicy::kLogRatio) knob.candidates = log_ratio_candidates(knob.max_crops);
     if (policy == GridPolicy::kCoveringArea) knob.candidates = covering_area_candidates(knob.max_crops);
     if (policy == GridPolicy::kLargestCanvas) knob.candidates = largest_canvas_candidates(knob.max_crops);
-    return knob;
-}
-
-std::vector<Size> kept_resolutions(const Spec& spec, const Knob& knob) {
-    std::vector<Size> kept;
-    for (const Size& entry : spec.grid.resolutions) {
-        if (crops_of(spec.crop, entry) <= knob.max_crops) kept.push_back(entry);
+    if (policy == GridPolicy::kBestResolution) {
+        for (const Size& entry : spec.grid.resolutions) {
+            if (crops_of(spec.crop, entry) <= knob.max_crops) knob.resolutions.push_back(entry);
+        }
     }
-    return kept;
+    return knob;
 }
 
 int64_t default_max_crops(const Spec& spec) {

@@ -181,9 +181,10 @@ struct Candidate {
 
 // The knob in the terms of the spec's own policy, after a caller's max_crops was applied to it.
 struct Knob {
-    int64_t max_crops = 0;  // local crops; best_resolution: entries with more are left out
+    int64_t max_crops = 0;  // local crops
     int64_t edge = 0;       // ceil_grid, window_snap: pixels
     std::vector<Candidate> candidates = {};  // log_ratio, covering_area, largest_canvas: in the search's order
+    std::vector<Size> resolutions = {};      // best_resolution: the entries of at most max_crops, in the list's order
 };
 
 // First and last max_crops that mean something; a larger value acts like the last.
@@ -198,9 +199,6 @@ KnobRange knob_range(const Spec& spec);
 // otherwise: the edge is the largest multiple of the crop size whose square grid holds at most max_crops. Throws
 // std::invalid_argument when max_crops is out of range.
 Knob resolve_knob(const Spec& spec, std::optional<int64_t> max_crops);
-
-// best_resolution: the entries that the knob leaves in the list.
-std::vector<Size> kept_resolutions(const Spec& spec, const Knob& knob);
 
 // The spec's own setting as a number of local crops: what no image exceeds, or, with window_snap, no square one.
 int64_t default_max_crops(const Spec& spec);

@@ -236,6 +236,7 @@ TEST(BestResolution, EqualsSearchByOneKey) {
             }
         }
         const int64_t max_crops = round == 0 ? kMaxCropsLimit : random(knob_range(spec).first, 36);
+        const Knob knob = resolve_knob(spec, max_crops);
         for (const Size& image : sizes_to_try(7, 100)) {
             std::tuple<int64_t, int64_t, int64_t> best{-1, 0, 0};  // effective, less waste, earlier
             for (size_t i = 0; i < spec.grid.resolutions.size(); ++i) {
@@ -247,7 +248,7 @@ TEST(BestResolution, EqualsSearchByOneKey) {
                 const int64_t effective = static_cast<int64_t>(std::min(kept, w * h));
                 best = std::max(best, {effective, effective - entry.height * entry.width, -static_cast<int64_t>(i)});
             }
-            ASSERT_EQ(best_resolution(spec, max_crops, image),
+            ASSERT_EQ(best_resolution(knob, image),
                       spec.grid.resolutions[static_cast<size_t>(-std::get<2>(best))])
                 << image.height << "x" << image.width;
         }
@@ -256,8 +257,9 @@ TEST(BestResolution, EqualsSearchByOneKey) {
 
 TEST(BestResolution, EntriesKeepThemselvesAndNoDetailFallsBackToLeastWaste) {
     const Spec spec = stitched_best_resolution();
-    for (const Size& entry : spec.grid.resolutions) EXPECT_EQ(best_resolution(spec, 4, entry), entry);
-    EXPECT_EQ(best_resolution(spec, 4, {1, 8000}), (Size{336, 672}));
+    const Knob knob = resolve_knob(spec, 4);
+    for (const Size& entry : spec.grid.resolutions) EXPECT_EQ(best_resolution(knob, entry), entry);
+    EXPECT_EQ(best_resolution(knob, {1, 8000}), (Size{336, 672}));
 }
 
 // From the header's description: three steps, every product of a ratio truncated.
