@@ -75,7 +75,7 @@ std::vector<Candidate> covering_area_candidates(int64_t max_crops);
 //   Arithmetic: float64; the side is floor((s * w) / (w / h)) with s = min(cols * T / w, rows * T / h), its mirror
 //   image, or s * h without rounding for a square.
 Grid largest_canvas(const Spec& spec, const Knob& knob, Size image);
-std::vector<Candidate> largest_canvas_candidates(int64_t max_crops);
+void list_canvases(Knob& knob);  // sets what the search looks up
 
 // pan_and_scan
 //   a = long / short; below min_ratio: not sliced. max(2, min(long // min_slice_size, floor(a + 0.5))) slices along the

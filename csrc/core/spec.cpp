@@ -268,7 +268,7 @@ Knob resolve_knob(const Spec& spec, std::optional<int64_t> max_crops) {
     }
     if (policy == GridPolicy::kLogRatio) knob.candidates = log_ratio_candidates(knob.max_crops);
     if (policy == GridPolicy::kCoveringArea) knob.candidates = covering_area_candidates(knob.max_crops);
-    if (policy == GridPolicy::kLargestCanvas) knob.candidates = largest_canvas_candidates(knob.max_crops);
+    if (policy == GridPolicy::kLargestCanvas) list_canvases(knob);
     if (policy == GridPolicy::kBestResolution) {
         for (const Size& entry : spec.grid.resolutions) {
             if (crops_of(spec.crop, entry) <= knob.max_crops) knob.resolutions.push_back(entry);

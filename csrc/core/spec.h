@@ -183,8 +183,11 @@ struct Candidate {
 struct Knob {
     int64_t max_crops = 0;  // local crops
     int64_t edge = 0;       // ceil_grid, window_snap: pixels
-    std::vector<Candidate> candidates = {};  // log_ratio, covering_area, largest_canvas: in the search's order
+    std::vector<Candidate> candidates = {};  // log_ratio, covering_area: in the search's order; largest_canvas: the largest
+                                             // grid of each ratio, by ratio
     std::vector<Size> resolutions = {};      // best_resolution: the entries of at most max_crops, in the list's order
+    // largest_canvas: [rows - 1][cols - 1] is the last grid, in the search's order, of at least so many rows and columns.
+    std::vector<std::vector<Grid>> last_beyond = {};
 };
 
 // First and last max_crops that mean something; a larger value acts like the last.

@@ -224,6 +224,142 @@ TEST(ClosestRatio, OnlyTheRatioOfASmallImageCounts) {
     EXPECT_EQ(closest_ratio(tiled_closest_ratio(12, 2), 12, {1, 1}), (Grid{2, 2}));
 }
 
+// Images around whole crops, squares, ratios of grids, and others.
+std::vector<Size> sizes_around_crops(uint64_t seed, int64_t crop_size, int count) {
+    std::vector<Size> sizes = sizes_to_try(seed, count);
+    Random random(seed);
+    const auto side = [&] { return std::max<int64_t>(1, crop_size * random(1, 8) + random(-2, 2)); };
+    for (int i = 0; i < count; ++i) {
+        const int64_t unit = random(1, 700), square = random(1, 5000);
+        sizes.insert(sizes.end(), {{side(), side()}, {square, square}, {unit * random(1, 9), unit * random(1, 9)}});
+    }
+    sizes.insert(sizes.end(), {{kMaxSide, kMaxSide}, {kMaxSide, 1}, {1, kMaxSide}, {kMaxSide, kMaxSide - 1}});
+    return sizes;
+}
+
+// sum() of Python 3.12 over floats and, where nothing is scaled, integers.
+double python_sum(const std::vector<std::pair<double, bool>>& areas, bool compensated) {
+    double sum = 0, lost = 0;
+    bool has_float = false;
+    for (const auto& [area, is_whole] : areas) {
+        const double next = sum + area;
+        if (compensated && has_float && !is_whole) {
+            lost += std::fabs(sum) >= std::fabs(area) ? (sum - next) + area : (area - next) + sum;
+        }
+        has_float |= !is_whole;
+        sum = next;
+    }
+    return sum + lost;
+}
+
+Grid naive_covering_area(const Spec& spec, int64_t max_crops, Size image) {
+    const double T = static_cast<double>(spec.crop.crop_size);
+    const double area = static_cast<double>(image.height) * static_cast<double>(image.width);
+    Grid fewest, most;
+    double share_of_fewest = 0, share_of_most = -1;
+    for (const Grid& grid : grids_up_to(max_crops)) {
+        const int64_t height = image.height / grid.rows, width = image.width / grid.cols;
+        std::vector<std::pair<double, bool>> areas;
+        for (int64_t row = 0; row < grid.rows; ++row) {
+            for (int64_t col = 0; col < grid.cols; ++col) {
+                const double h = static_cast<double>(row + 1 < grid.rows ? height : image.height - row * height);
+                const double w = static_cast<double>(col + 1 < grid.cols ? width : image.width - col * width);
+                const bool is_whole = std::max(h, w) <= T;
+                areas.emplace_back(is_whole ? h * w : T * (std::min(h, w) / std::max(h, w) * T), is_whole);
+            }
+        }
+        const double share = python_sum(areas, spec.grid.compensated_sum) / area;
+        const bool fits = share > spec.grid.covering_threshold;
+        const bool is_better = fewest.count() == 0 || (grid.count() == fewest.count() && share > share_of_fewest);
+        if (fits && is_better) {
+            fewest = grid;
+            share_of_fewest = share;
+        }
+        if (share > share_of_most) {
+            most = grid;
+            share_of_most = share;
+        }
+    }
+    const Grid found = fewest.count() > 0 ? fewest : most;
+    return spec.grid.transposed ? Grid{found.cols, found.rows} : found;
+}
+
+TEST(CoveringArea, EqualsTheWholeSearch) {
+    for (const bool compensated : {false, true}) {
+        for (const double threshold : {0.0, 0.25, 0.5, 0.9, 0.999}) {
+            for (const int64_t max_crops : {1, 2, 3, 4, 9, 12, 30}) {
+                Spec spec = tiled_search(GridPolicy::kCoveringArea, max_crops);
+                spec.grid.compensated_sum = compensated;
+                spec.grid.covering_threshold = threshold;
+                spec.grid.transposed = compensated;
+                const Knob knob = knob_of(spec);
+                for (const Size& image : sizes_around_crops(9, 448, 100)) {
+                    ASSERT_EQ(covering_area(spec, knob, image), naive_covering_area(spec, max_crops, image))
+                        << max_crops << " crops, threshold " << threshold << ", " << image.height << "x" << image.width;
+                }
+            }
+        }
+    }
+}
+
+// Word for word: ratios in a list by the order in which they are met, each with its grids.
+Grid naive_largest_canvas(int64_t max_crops, int64_t crop_size, Size image) {
+    std::vector<std::pair<double, std::vector<Grid>>> by_ratio;
+    for (int64_t count = max_crops; count >= 1; --count) {
+        for (int64_t cols = 1; cols <= count; ++cols) {
+            if (count % cols != 0) continue;
+            const Grid grid{count / cols, cols};
+            const double ratio = static_cast<double>(cols) / static_cast<double>(grid.rows);
+            const auto met = std::find_if(by_ratio.begin(), by_ratio.end(), [&](const auto& r) { return r.first == ratio; });
+            if (met == by_ratio.end()) {
+                by_ratio.push_back({ratio, {grid}});
+            } else {
+                met->second.push_back(grid);
+            }
+        }
+    }
+    const double h = static_cast<double>(image.height), w = static_cast<double>(image.width), ratio = w / h;
+    Grid best;
+    double largest = -1;
+    for (const auto& [_, grids] : by_ratio) {
+        for (const Grid& grid : grids) {
+            const double height = static_cast<double>(grid.rows * crop_size), width = static_cast<double>(grid.cols * crop_size);
+            if (width < w || height < h) continue;
+            const double factor = std::min(width / w, height / h);
+            const double side = ratio > 1 ? std::floor(factor * w / ratio) : ratio < 1 ? std::floor(factor * h * ratio) : factor * h;
+            if (side >= largest) {
+                best = grid;
+                largest = side;
+            }
+        }
+    }
+    if (best.count() > 0) return best;
+    double least = std::numeric_limits<double>::infinity();
+    for (const auto& [other, grids] : by_ratio) {
+        if (ratio >= 1 ? other > ratio : other <= ratio) continue;
+        const double difference = ratio >= 1 ? std::fabs(other - ratio) : std::fabs(1 / other - 1 / ratio);
+        if (difference < least) {
+            best = grids.front();
+            least = difference;
+        }
+    }
+    return best;
+}
+
+TEST(LargestCanvas, EqualsTheWholeSearch) {
+    for (const int64_t crop_size : {2, 7, 448}) {
+        for (const int64_t max_crops : {1, 2, 3, 4, 7, 9, 16, 36, 60, 512}) {
+            Spec spec = tiled_search(GridPolicy::kLargestCanvas, max_crops);
+            spec.crop.crop_size = crop_size;
+            const Knob knob = knob_of(spec);
+            for (const Size& image : sizes_around_crops(10, crop_size, max_crops > 100 ? 3 : 200)) {
+                ASSERT_EQ(largest_canvas(spec, knob, image), naive_largest_canvas(max_crops, crop_size, image))
+                    << max_crops << " crops of " << crop_size << " px, " << image.height << "x" << image.width;
+            }
+        }
+    }
+}
+
 TEST(BestResolution, EqualsSearchByOneKey) {
     Spec spec = stitched_best_resolution();
     Random random(6);
