@@ -51,10 +51,18 @@ public:
         : image_(image),
           compensated_(compensated),
           side_(static_cast<double>(crop_size)),
+          height_(static_cast<double>(image.height)),
+          width_(static_cast<double>(image.width)),
           area_(static_cast<double>(image.height) * static_cast<double>(image.width)) {}
 
-    // No grid of so many crops keeps more, but for rounding.
-    double most(int64_t crops) const { return static_cast<double>(crops) * side_ * side_ / area_ * (1.0 + kTolerance); }
+    // A cell with a side of l > T keeps T^2 / l^2 of its area or less, and no side of a cell is below h // rows or
+    // w // cols. So a grid that keeps a share has none longer than this, but for rounding.
+    double longest_side(double share) const { return std::floor(side_ / std::sqrt(share) * (1.0 + kTolerance)); }
+
+    // Whether h // rows and w // cols are at most `longest`.
+    bool can_keep(Grid grid, double longest) const {
+        return height_ < static_cast<double>(grid.rows) * (longest + 1.0) && width_ < static_cast<double>(grid.cols) * (longest + 1.0);
+    }
 
     // Within kTolerance of the exact share.
     double nearly(Grid grid) const {
@@ -102,7 +110,7 @@ private:
 
     Size image_;
     bool compensated_;
-    double side_, area_;
+    double side_, height_, width_, area_;
 };
 
 }  // namespace
@@ -127,17 +135,20 @@ Grid covering_area(const Spec& spec, const Knob& knob, Size image) {
             most = kept;
         }
     };
+    double longest = shares.longest_side(spec.grid.covering_threshold);
     for (const Candidate& candidate : knob.candidates) {
         const Grid grid = candidate.grid;
         if (best.count() > 0 && grid.count() > best.count()) break;
-        if (shares.most(grid.count()) <= spec.grid.covering_threshold) continue;
+        if (!shares.can_keep(grid, longest)) continue;
         const double kept = shares.nearly(grid);
         if (shares.above(grid, kept, spec.grid.covering_threshold)) offer(grid, kept, false);
     }
-    if (best.count() == 0) {  // from the largest down, as far as there is more to keep; the earlier wins ties
+    if (best.count() == 0) {  // from the largest down; the earlier wins ties
+        longest = kMaxSide;
         for (auto candidate = knob.candidates.rbegin(); candidate != knob.candidates.rend(); ++candidate) {
-            if (shares.most(candidate->grid.count()) < most) break;
+            if (!shares.can_keep(candidate->grid, longest)) continue;
             offer(candidate->grid, shares.nearly(candidate->grid), true);
+            longest = shares.longest_side(most);
         }
     }
     if (spec.grid.transposed) std::swap(best.rows, best.cols);
