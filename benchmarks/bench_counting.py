@@ -8,8 +8,9 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -21,12 +22,20 @@ from maxcrops.profiling.harness import Case, Competitor, repeat
 declare_missing()
 
 from transformers.image_processing_utils import select_best_resolution  # noqa: E402
+from transformers.models.gemma3.image_processing_gemma3 import Gemma3ImageProcessor  # noqa: E402
 from transformers.models.got_ocr2.image_processing_got_ocr2 import get_optimal_tiled_canvas  # noqa: E402
+from transformers.models.granite_docling.image_processing_granite_docling import (  # noqa: E402
+    GraniteDoclingImageProcessor,
+)
 from transformers.models.idefics3.image_processing_idefics3 import Idefics3ImageProcessor  # noqa: E402
+from transformers.models.minicpmv4_6.image_processing_minicpmv4_6 import MiniCPMV4_6ImageProcessor  # noqa: E402
 from transformers.models.molmo2.image_processing_molmo2 import (  # noqa: E402
     Molmo2ImageProcessor,
     compute_crop_geometry,
 )
+from transformers.models.ovis2.image_processing_ovis2 import get_min_tile_covering_grid  # noqa: E402
+from transformers.models.perception_lm.image_processing_perception_lm import PerceptionLMImageProcessor  # noqa: E402
+from transformers.models.step3p7.image_processing_step3p7 import Step3p7ImageProcessor  # noqa: E402
 
 import maxcrops as mc  # noqa: E402
 from maxcrops import _core  # noqa: E402
@@ -36,6 +45,9 @@ torch.set_num_threads(1)
 BATCH = 1 << 20
 SAMPLE = 200  # images of a batch that a peer counts: its cost an image does not depend on the batch
 MOLMO = mc.get_spec("molmo-7b-d")
+
+FindGrid: TypeAlias = Callable[[int, int], "tuple[int, int] | None"]
+"""(rows, cols) of an image of (height, width); None where it is not split."""
 
 
 def image_sizes(count: int, seed: int = 0) -> np.ndarray:
@@ -64,10 +76,7 @@ def ours(case_spec: mc.Spec, max_crops: int | None, *, isa: str = "", threads: i
         return mc.count_tokens(case_spec, SIZES, max_crops=max_crops, num_threads=threads)[:SAMPLE]
 
     name = "maxcrops, batch" + (f", {isa}" if isa else "") + (f", {threads} threads" if threads > 1 else "")
-    vectorised = case_spec.grid.policy == "scale_fit"  # the other policies have one loop
-    return Competitor(
-        name, run, BATCH, isa=(isa or _core.active_isa()) if vectorised else "scalar", threads=threads, setup=setup
-    )
+    return Competitor(name, run, BATCH, isa=isa or _core.active_isa(), threads=threads, setup=setup)
 
 
 def per_image(name: str, count: object) -> Competitor:
@@ -151,47 +160,68 @@ def worst_case_case(max_crops: int) -> Case:
     )
 
 
-def policy_cases() -> list[Case]:
-    """The other grid policies, at their published settings."""
-    internvl, llava = mc.get_spec("internvl3-8b"), mc.get_spec("llava-v1.6-mistral-7b")
-    idefics = mc.get_spec("idefics3-8b-llama3")
-    llava_crops = {size: (size[0] // 336) * (size[1] // 336) + 1 for size in llava.resolutions}
-    processor = Idefics3ImageProcessor()
+def policy_case(label: str, spec: mc.Spec, peer: str = "", grid: FindGrid | None = None) -> Case:
+    """A grid policy at a family's own setting: grids beside the upstream's search, and tokens, held to it by tests."""
 
-    def internvl_upstream(height: int, width: int) -> int:
-        cols, rows = get_optimal_tiled_canvas((height, width), (448, 448), 1, 12)
-        return 258 if rows * cols == 1 else 2 + 256 * (rows * cols + 1)
+    def found(height: int, width: int) -> tuple[int, int]:
+        assert grid is not None
+        return grid(height, width) or (0, 0)
 
-    def llava_upstream(height: int, width: int) -> int:
-        return llava_crops[select_best_resolution((height, width), list(llava.resolutions))]
+    def ours_of(count: Callable[..., np.ndarray], what: str, same_as: str | None) -> Competitor:
+        isa = _core.active_isa() if spec.grid.policy == "scale_fit" else "scalar"  # the other policies have one loop
+        return Competitor(
+            f"maxcrops, {what}", lambda: count(spec, SIZES)[:SAMPLE], BATCH, isa=isa, threads=1, same_as=same_as
+        )
 
-    def idefics_upstream(height: int, width: int) -> int:
-        _, rows, cols = processor.get_number_of_image_patches(height, width)
-        return 172 + rows * (171 * cols + 1)
+    grids = ours_of(mc.grids, "grids", "")
+    tokens = ours_of(mc.count_tokens, "tokens", None)
+    peers = [] if grid is None else [per_image(f"transformers, {peer}", found)]
+    return Case(f"batch, {spec.grid.policy} ({label})", "images", [*peers, grids, tokens], rounds=7)
 
-    def llava_ours() -> np.ndarray:
-        return mc.count_tokens(llava, SIZES, count="crops")[:SAMPLE]
 
-    return [
-        Case(
-            "batch, closest_ratio (InternVL)",
-            "images",
-            [per_image("transformers, get_optimal_tiled_canvas", internvl_upstream), ours(internvl, None)],
-        ),
-        Case(
-            "batch, best_resolution (LLaVA-NeXT), crops",
-            "images",
-            [
-                per_image("transformers, select_best_resolution", llava_upstream),
-                Competitor("maxcrops, batch", llava_ours, BATCH, isa="scalar"),
-            ],
-        ),
-        Case(
-            "batch, ceil_grid (Idefics3)",
-            "images",
-            [per_image("transformers, get_number_of_image_patches", idefics_upstream), ours(idefics, None)],
-        ),
-    ]
+def policy_cases() -> Iterator[Case]:
+    """Every policy but scale_fit, by a family that takes longest; with splitting on."""
+    tiles = get_optimal_tiled_canvas.__wrapped__  # without its cache
+    covering = get_min_tile_covering_grid.__wrapped__
+    docling, idefics, minicpm = GraniteDoclingImageProcessor(), Idefics3ImageProcessor(), MiniCPMV4_6ImageProcessor()
+    perception, gemma, step = PerceptionLMImageProcessor(), Gemma3ImageProcessor(), Step3p7ImageProcessor()
+    llava = mc.get_spec("llava_onevision")
+
+    def llava_grid(height: int, width: int) -> tuple[int, int]:
+        canvas = select_best_resolution((height, width), list(llava.resolutions))
+        return canvas[0] // llava.crop_size, canvas[1] // llava.crop_size
+
+    def idefics_grid(height: int, width: int) -> tuple[int, int]:
+        _, rows, cols = idefics.get_number_of_image_patches(height, width)
+        return rows, cols
+
+    def perception_grid(height: int, width: int) -> tuple[int, int]:
+        found = perception._fit_image_to_canvas(width, height, 448)
+        cols, rows = found or perception._find_closest_aspect_ratio(width, height, 448)
+        return rows, cols
+
+    def gemma_grid(height: int, width: int) -> tuple[int, int]:
+        image = torch.empty(1).expand(1, 1, height, width)  # slices are views
+        slices = len(gemma.pan_and_scan_batched(image, 256, 4, 1.2))
+        return (1, slices) if slices and width >= height else (slices, min(slices, 1))
+
+    def ovis_grid(height: int, width: int) -> tuple[int, int]:
+        return covering((height, width), 384, 12)[::-1]
+
+    ovis = mc.get_spec("ovis2", crop_to_patches=True, compensated_sum=sys.version_info >= (3, 12))
+    for label, spec, peer, grid in (
+        ("InternVL3", "internvl3-8b", "get_optimal_tiled_canvas", lambda h, w: tiles((h, w), (448, 448), 1, 12)[::-1]),
+        ("Granite Docling", "granite_docling", "get_tile_grid", docling.get_tile_grid),
+        ("LLaVA-OneVision", llava, "select_best_resolution", llava_grid),
+        ("Idefics3", "idefics3", "get_number_of_image_patches", idefics_grid),
+        ("MiniCPM-V 4.6", "minicpmv4_6", "get_sliced_grid", lambda h, w: minicpm.get_sliced_grid((h, w), 9, 448)),
+        ("Ovis2", ovis, "get_min_tile_covering_grid", ovis_grid),
+        ("Perception LM", "perception_lm", "_fit_image_to_canvas", perception_grid),
+        ("Gemma 3", mc.get_spec("gemma3", do_pan_and_scan=True), "pan_and_scan_batched", gemma_grid),
+        ("Step3-VL", "step3p7", "_plan_patches", lambda h, w: step._plan_patches(w, h, 728, step.patch_size)[4:2:-1]),
+        ("Idefics2", "idefics2", "", None),
+    ):
+        yield policy_case(label, mc.get_spec(spec) if isinstance(spec, str) else spec, peer, grid)
 
 
 def command_line_case() -> Case:
