@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -114,6 +115,7 @@ def facts_of(kernel: Any) -> dict[str, Any]:
         "instructions": instructions(kernel.asm["cubin"]),
         "dynamic_shared": kernel.metadata.shared,
         "threads": kernel.metadata.num_warps * 32,
+        "loads": dict(Counter(re.findall(r"ld\.global\S*", ptx))),
         "stores": re.findall(r"st\.global\S*", ptx),
         "fused": count(r"\bfma\.rn\.f32", ptx),
         "inexact": re.findall(r"\S+\.(?:approx|full|ftz|rz)\S*f32\S*", ptx),

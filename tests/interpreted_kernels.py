@@ -380,6 +380,7 @@ def test_the_host_waits_for_nothing(name: str) -> None:
     images = [torch.from_numpy(noise(60, 90)), noise(20, 30)]
     with Recorded():
         device(images)
+    assert device(images).backend == "triton"
     assert used - {"new_empty", "set_"} <= {"empty", "_to_copy", "view", "detach", "transpose", "expand"}
 
 

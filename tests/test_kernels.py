@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -83,6 +84,18 @@ def test_stores_are_of_two_values(kernels: dict[str, Any]) -> None:
     for name, facts in kernels.items():
         expected = ["st.global.b32" if name.endswith("16") else "st.global.v2.b32"] * 4
         assert facts["stores"] == (["st.global.b32"] * 16 if name == "resized-rows" else expected), name
+
+
+def test_only_pixels_are_loaded_as_bytes(kernels: dict[str, Any]) -> None:
+    """A pixel is one byte wherever it lies; the plan's words are of 8, its weights and the workspace of 4. A thread has
+    four values; two source rows of two pixels, or of one with a window, in either way to make them."""
+    bytes_a_thread = {"rounded": 2 * 2 * 2 * 4, "antialiased": 2 * 2 * 4, "resized": 4 * 4}
+    for name, facts in kernels.items():
+        loads = {re.sub(r".*\.", "", kind): number for kind, number in facts["loads"].items()}
+        assert loads.keys() == {"b64", "b32", "b8"}, name
+        assert loads["b8"] == bytes_a_thread[re.split("[-_]", name)[0]], name
+        assert loads["b64"] <= 27, name
+        assert loads["b32"] <= 34, name
 
 
 def test_only_what_is_written_as_fused_is_fused(kernels: dict[str, Any]) -> None:

@@ -509,8 +509,15 @@ def test_repr_says_what_it_makes() -> None:
     assert repr(reference) == "Preprocessor('molmo-7b-d', dtype='float16', backend='reference')"
 
 
+def test_a_batch_says_what_made_it() -> None:
+    for backend in ("auto", "cpu", "reference"):
+        batch = Preprocessor(SMALL2, backend=backend)([noise(5, 5)])
+        assert batch.backend == ("reference" if backend == "reference" else "cpu")
+        assert repr(batch).endswith(f"; by {batch.backend})")
+
+
 def test_failures_show_in_the_repr() -> None:
-    assert "; 1 images left out)" in repr(Preprocessor(SMALL2)([noise(5, 5), None], errors="skip"))
+    assert "; 1 images left out; by cpu)" in repr(Preprocessor(SMALL2)([noise(5, 5), None], errors="skip"))
 
 
 # -- bad images among good ones ------------------------------------------------------------------------------------

@@ -44,14 +44,16 @@ class ImageFailure:
 
 
 class Batch(dict[str, Any]):
-    """The arrays of a batch by the model's own names, and the images that are not in it."""
+    """The arrays of a batch by the model's own names, the images that are not in it, and what made it."""
 
     failures: tuple[ImageFailure, ...] = ()
+    backend: Backend = "auto"
+    """"cpu", "triton" or "reference"; what "auto" chose, where that was asked for."""
 
     def __repr__(self) -> str:
         arrays = ", ".join(f"{key}: {tuple(value.shape)} {value.dtype}" for key, value in self.items())
         left_out = f"; {len(self.failures)} images left out" if self.failures else ""
-        return f"Batch({arrays}{left_out})"
+        return f"Batch({arrays}{left_out}; by {self.backend})"
 
 
 class Preprocessor:
@@ -190,6 +192,7 @@ class Preprocessor:
         for key, array in index_arrays(self.spec, self._rule, layouts, self.token_ids).items():
             batch[key] = _to_torch(array) if tensors == "pt" else array
         batch.failures = failures
+        batch.backend = "reference" if self.backend == "reference" else "cpu"
         return batch
 
     def _on_device(
@@ -216,6 +219,7 @@ class Preprocessor:
         for key, array in _packing.index_arrays(self.spec, self._rule, layouts, self.token_ids).items():
             batch[key] = _device.to_device(array, device)
         batch.failures = failures
+        batch.backend = "triton"
         return batch
 
     def output_shape(self, sizes: Sequence[tuple[int, int]]) -> tuple[int, int, int]:
