@@ -28,6 +28,7 @@ constexpr int64_t kMaxColTokens = int64_t{1} << 10;
 constexpr int64_t kMaxCropSize = int64_t{1} << 14;
 constexpr int64_t kMaxLongestEdge = int64_t{1} << 20;
 constexpr size_t kMaxResolutions = size_t{1} << 14;
+constexpr int64_t kMaxRatio = 1024;  // thresholds that some image size must be beyond, as a witness
 constexpr int64_t kMaxListedCrops = 512;  // policies that try a list of all grids
 
 bool tries_a_list(GridPolicy policy) {
@@ -41,8 +42,7 @@ bool takes_max_crops(GridPolicy policy) {
 
 bool takes_an_edge(GridPolicy policy) { return policy == GridPolicy::kCeilGrid || policy == GridPolicy::kWindowSnap; }
 
-// The largest canvas of a spec must be an image size itself, with room for the search of a larger one at its ratio: its
-// bound has a witness.
+// The largest canvas of a spec, or its longest row of slices, must be an image size itself: its bound has a witness.
 int64_t crops_limit(const Spec& spec) {
     if (tries_a_list(spec.grid.policy)) return kMaxListedCrops;
     const int64_t longest = std::max(spec.crop.crop_size, spec.grid.min_slice_size);
@@ -118,7 +118,9 @@ void validate_grid(const Spec& spec) {
             require_range(spec, "max_crops", grid.max_crops, 1, crops_limit(spec));
             require_range(spec, "min_crops", grid.min_crops, 1, kMaxCropsLimit);
             require_range(spec, "max_grid_side", grid.max_grid_side, 0, kMaxCropsLimit);
-            if (!(grid.split_tolerance >= 0)) fail(spec, "split_tolerance must be at least 0");
+            if (!(grid.split_tolerance >= 0 && grid.split_tolerance <= kMaxRatio)) {
+                fail(spec, "split_tolerance must be in 0.." + std::to_string(kMaxRatio));
+            }
             if (grid.split == SplitGate::kAboveArea) require_range(spec, "max_features", spec.crop.max_features, 1, kMaxTokensPerCrop);
             break;
         case GridPolicy::kBestResolution:
@@ -148,7 +150,9 @@ void validate_grid(const Spec& spec) {
         case GridPolicy::kPanAndScan:
             require_range(spec, "min_slice_size", grid.min_slice_size, 1, kMaxCropSize);
             require_range(spec, "max_crops", grid.max_crops, 1, crops_limit(spec));
-            if (!(grid.min_ratio >= 1)) fail(spec, "min_ratio must be at least 1");
+            if (!(grid.min_ratio >= 1 && grid.min_ratio <= kMaxRatio)) {
+                fail(spec, "min_ratio must be in 1.." + std::to_string(kMaxRatio));
+            }
             break;
         case GridPolicy::kWindowSnap:
             require_range(spec, "max_image_size", grid.max_image_size, 1, kMaxLongestEdge);

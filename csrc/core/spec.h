@@ -53,8 +53,8 @@ enum class Fit {
 enum class Sizing {
     kSquare,
     kFeatures,  // the image's own size in whole features, scaled until they are min_features to max_features
-    kArea,      // the image's ratio in whole features, near the area of the square; unsliced images are not shrunk below
-    kEdges,     // the image's ratio, long side at most longest_edge, then both at least shortest_edge
+    kArea,      // the image's ratio in whole features, near the area of the square
+    kEdges,     // the image's ratio, long side at most longest_crop_edge, then both at least shortest_edge
 };
 
 // Which rows and columns of the stitched map are dropped, as they hold only padding.

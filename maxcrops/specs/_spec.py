@@ -213,13 +213,16 @@ class CropRule:
     """The size of a local crop: a square of crop_size; or one that keeps the image's ratio: near the square's area, or
     within shortest_edge and longest_edge."""
     global_sizing: Sizing = "square"
-    """The same for the global crop; also: its own size where that makes min_features to max_features, whole ones."""
+    """The same for the global crop; also ``features``: the image's own size in whole features, scaled where those are
+    fewer than min_features or more than max_features."""
     min_features: int = 0
+    """Of a global crop sized by ``features``."""
     max_features: int = 0
+    """The same."""
     shortest_edge: int = 0
-    """Pixels."""
+    """Of crops sized by ``edges``, pixels."""
     longest_crop_edge: int = 0
-    """Pixels."""
+    """The same."""
     fills_batch: bool = False
     """Whether the encoder always gets max_crops crops, blank ones where the image has fewer."""
 

@@ -75,6 +75,10 @@ TEST(Validate, NamesTheGridField) {
     for (const Spec& spec : {tiled_closest_ratio(), listed, tiled_ceil_grid()}) {
         expect_rejected(spec, "overlap_margins", [](Spec& s) { s.crop.left_margin = 1; });
     }
+    for (const double bad : {-1.0, 1025.0, 1e300}) {
+        expect_rejected(sized_by_features(), "split_tolerance", [&](Spec& s) { s.grid.split_tolerance = bad; });
+        expect_rejected(tiled_search(GridPolicy::kPanAndScan), "min_ratio", [&](Spec& s) { s.grid.min_ratio = bad; });
+    }
     for (const Spec& spec : {tiled_ceil_grid(), tiled_fixed({0, 0})}) {
         expect_rejected(spec, "global_crop", [](Spec& s) { s.crop.global_crop = GlobalCrop::kNever; });
     }
