@@ -13,7 +13,8 @@ from typing import Any
 from dry_run_models import MODELS, TEXT_TOKENS
 
 from maxcrops.planning.dryrun._request import Point, RunRequest
-from maxcrops.profiling._probe_child import PointRequest, Taken
+from maxcrops.profiling._child import Taken
+from maxcrops.profiling._probe_child import PointRequest
 
 INTERNVL = MODELS["internvl"]
 HANGS = 3

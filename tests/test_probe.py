@@ -23,9 +23,10 @@ from probe_failures import HANGS, PID_FILE, failing, request_of
 import maxcrops as mc
 from maxcrops.cli import main
 from maxcrops.profiling import probe as module
-from maxcrops.profiling._probe_child import CudaMemory, find_device, label_of
+from maxcrops.profiling._child import Place, find_device, label_of
+from maxcrops.profiling._memory import CudaMemory
 from maxcrops.profiling.batch_search import LABELS, Trial
-from maxcrops.profiling.probe import COLUMNS, Probe, ProbeRow, _Place, _Points, _predict
+from maxcrops.profiling.probe import COLUMNS, Probe, ProbeRow, _Points, _predict
 
 torch: Any = pytest.importorskip("torch")
 pytest.importorskip("transformers")
@@ -317,12 +318,12 @@ def test_wrong_arguments(folder: Path, arguments: dict[str, Any], error: type[Ex
 
 def test_devices() -> None:
     if torch.cuda.is_available():
-        assert find_device("cuda")[0] == "cuda:0"
+        assert find_device("cuda", operation="probe")[0] == "cuda:0"
         return
-    assert find_device("auto") == ("cpu", "CPU", None, None)
+    assert find_device("auto", operation="probe") == ("cpu", "CPU", None, None)
     for device in ("cuda", "cuda:7", "tpu"):
         with pytest.raises(mc.UnsupportedError, match=rf"\[probe\] device must be one that torch sees, got '{device}'"):
-            find_device(device)
+            find_device(device, operation="probe")
 
 
 def test_memory_of_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -341,9 +342,11 @@ def test_memory_of_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
         max_memory_reserved=lambda device: 40,
     )
     monkeypatch.setattr(torch, "cuda", cuda)
-    assert CudaMemory(None, "cuda:0").capacity == 70
-    assert fractions == []
+    free = CudaMemory(None, "cuda:0")
+    free.enforce()
+    assert (free.capacity, fractions) == (70, [])
     memory = CudaMemory(20, "cuda:0")
+    memory.enforce()
     assert (memory.capacity, fractions) == (20, [0.25])
     memory.begin()
     assert memory.in_use() == 5
@@ -374,7 +377,7 @@ def test_a_dry_run_predicts_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
             return {value: LargestBatch(*largest, run=None) for value, largest in found.items()}
 
     monkeypatch.setattr(module, "DryRuns", Runs)
-    place = _Place("cuda", "a GPU", 80 * 2**30, (9, 0))
+    place = Place("cuda", "a GPU", 80 * 2**30, (9, 0))
     notes: list[str] = []
     requests = dict.fromkeys((4, 8, 9), request_of(memory_limit=2**30))
     assert _predict(requests, place, 64, 16, notes) == {4: (30, None), 8: (12, 12), 9: (1, 0)}
@@ -384,7 +387,7 @@ def test_a_dry_run_predicts_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_without_a_prediction_the_batch_that_is_given_begins() -> None:
     notes: list[str] = []
-    assert _predict({4: request_of()}, _Place("cpu", "CPU"), 64, 16, notes) == {4: (16, None)}
+    assert _predict({4: request_of()}, Place("cpu", "CPU"), 64, 16, notes) == {4: (16, None)}
     assert len(notes) == 1
 
 

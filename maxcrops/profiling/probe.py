@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import csv
 import json
-import signal
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -29,8 +28,9 @@ from maxcrops.planning.dryrun import DryRuns
 from maxcrops.planning.dryrun._configs import load_config
 from maxcrops.planning.dryrun._inputs import FAMILIES
 from maxcrops.planning.dryrun._request import Attention, Mode, Optimizer, Point, RunRequest, Trainable
-from maxcrops.planning.dryrun._worker import Worker, WorkerEndedError, WorkerTimeoutError
-from maxcrops.profiling._probe_child import Measure, PointRequest, find_device, measure, run_point
+from maxcrops.planning.dryrun._worker import Worker
+from maxcrops.profiling._child import Measure, Place, call, find_place
+from maxcrops.profiling._probe_child import PointRequest, measure
 from maxcrops.profiling.batch_search import BatchSearch, Label, Trial, search_batch
 from maxcrops.profiling.harness import environment
 from maxcrops.specs import Spec, get_spec
@@ -243,11 +243,7 @@ def probe(
         if choice not in known:
             raise ValueError(f"[probe] {name} must be one of {', '.join(map(str, known))}, got {choice!r}")
     sizes, files = _images_of(images)
-    if device == "cpu":
-        place = _Place("cpu", "CPU")
-    else:
-        with Worker(timeout=timeout, operation="probe") as worker:  # no CUDA context in this process
-            place = _Place(*worker.run(find_device, device))
+    place = find_place(device, timeout=timeout, operation="probe")
     if place.device == "cpu" and memory_limit is not None and sys.platform != "linux":
         raise UnsupportedError("[probe] memory_limit must be left out on the CPU of other systems than Linux")
     if place.device == "cpu" and memory_limit is None and auto_adjust_batch_size:
@@ -325,7 +321,9 @@ class _Points:
         on_row: told of each row.
     """
 
-    def __init__(self, *, timeout: float, measure: Measure = measure, on_row: OnRow | None = None) -> None:
+    def __init__(
+        self, *, timeout: float, measure: Measure[PointRequest] = measure, on_row: OnRow | None = None
+    ) -> None:
         self.rows: list[ProbeRow] = []
         self._timeout = timeout
         self._measure = measure
@@ -333,7 +331,8 @@ class _Points:
 
     def run(self, request: PointRequest) -> ProbeRow:
         run, started = request.run, time.perf_counter()
-        label, message, taken = self._run_in_child(request)
+        with Worker(timeout=self._timeout, operation="probe", one_thread=False) as worker:
+            label, message, taken = call(worker, self._measure, request)
         point = run.point
         images = [layout(run.spec, height=h, width=w, max_crops=point.max_crops) for h, w in point.sizes]
         assert point.max_crops is not None
@@ -356,26 +355,6 @@ class _Points:
         row = self.run(_with_batch(request, batch_size))
         return Trial(row.batch_size, row.label, row.used_bytes, row.fixed_bytes, row.capacity_bytes)
 
-    def _run_in_child(self, request: PointRequest) -> tuple[Label, str, dict[str, Any]]:
-        with Worker(timeout=self._timeout, operation="probe") as worker:
-            try:
-                return worker.run(run_point, (self._measure, request))
-            except WorkerTimeoutError:
-                return "timeout", f"it took more than {self._timeout:g} s", {}
-            except WorkerEndedError as error:
-                # Memory that is out where nobody catches it, in a thread of a library, aborts the process.
-                if "bad_alloc" in error.last_message:
-                    return "out_of_memory", error.last_message, {}
-                return "crashed", f"{_status_text(error.status)}: {error.last_message}", {}
-
-
-def _status_text(status: int) -> str:
-    if status >= 0:
-        return f"its process ended with status {status}"
-    known = {number.value: number.name for number in signal.Signals}
-    killed = ", as the system does when memory runs out" if -status == signal.SIGKILL else ""
-    return f"its process was ended by {known.get(-status, f'signal {-status}')}{killed}"
-
 
 def _at(
     request: PointRequest, max_crops: int, sizes: tuple[tuple[int, int], ...] | None, images_per_sample: int
@@ -395,16 +374,6 @@ def _with_batch(request: PointRequest, batch_size: int) -> PointRequest:
 
 
 # -- what is asked for ---------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class _Place:
-    """A device, as its process found it."""
-
-    device: str
-    name: str
-    memory_bytes: int | None = None
-    compute_capability: tuple[int, int] | None = None
 
 
 def _model_of(model: str | PathLike[str], spec: Spec | None) -> tuple[dict[str, Any], Spec]:
@@ -465,7 +434,7 @@ def _several(name: str, value: int | Iterable[int]) -> list[int]:
 
 
 def _predict(
-    requests: Mapping[int, PointRequest], place: _Place, most: int, otherwise: int, notes: list[str]
+    requests: Mapping[int, PointRequest], place: Place, most: int, otherwise: int, notes: list[str]
 ) -> dict[int, tuple[int, int | None]]:
     """max_crops -> the largest batch that a dry run expects to work, and that which every launch passes, if known."""
     guesses: dict[int, tuple[int, int | None]] = dict.fromkeys(requests, (min(otherwise, most), None))

@@ -52,11 +52,13 @@ class Worker:
     Args:
         timeout: seconds that one call may take before the child is ended.
         operation: what the errors' messages name.
+        one_thread: whether torch has a single one there. More do not help fake tensors; they would wait, spinning.
     """
 
-    def __init__(self, *, timeout: float = 600, operation: str = "dry_run") -> None:
+    def __init__(self, *, timeout: float = 600, operation: str = "dry_run", one_thread: bool = True) -> None:
         self.timeout = timeout
         self._operation = operation
+        self._one_thread = one_thread
         self._process: subprocess.Popen[bytes] | None = None
         self._answers: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self._messages: IO[bytes] | None = None
@@ -122,13 +124,9 @@ class Worker:
     def _start(self) -> subprocess.Popen[bytes]:
         if self._process is None:
             self._messages = tempfile.TemporaryFile()  # noqa: SIM115  # closed with the child
-            # Nothing may be fetched. Threads do not help fake tensors: torch's would only wait, spinning.
-            environment = {
-                **os.environ,
-                "HF_HUB_OFFLINE": "1",
-                "OMP_NUM_THREADS": "1",
-                "TOKENIZERS_PARALLELISM": "false",
-            }
+            environment = {**os.environ, "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}  # nothing is fetched
+            if self._one_thread:
+                environment["OMP_NUM_THREADS"] = "1"
             self._process = subprocess.Popen(
                 # The caller's search path: Python would put the current folder before it, which may hold a clone.
                 [sys.executable, "-c", f"import sys; sys.path[:] = {sys.path!r}; from {__name__} import main; main()"],
