@@ -26,6 +26,7 @@ from maxcrops.exceptions import (
     UnboundedError,
     UnknownSpecError,
     UnsupportedError,
+    UnverifiedSettingsWarning,
 )
 from maxcrops.planning import Comparison, Plan, compare, plan, rule_of_thumb
 from maxcrops.specs import Spec, get_spec, list_specs
@@ -63,6 +64,7 @@ __all__ = [
     "UnboundedError",
     "UnknownSpecError",
     "UnsupportedError",
+    "UnverifiedSettingsWarning",
     "View",
     "compare",
     "count_tokens",

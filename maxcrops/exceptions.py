@@ -10,6 +10,8 @@
     +-- TruncatedImageError (ValueError)   a batch in which image tokens or crops are missing
     +-- DryRunError (RuntimeError)         a dry run that crashed, ran out of memory or of time
 
+UnverifiedSettingsWarning (UserWarning) is the only warning: a known model's settings that nobody compared.
+
 Arguments that are wrong by themselves (a size of 0, an array of floats) raise plain ValueError or TypeError.
 """
 
@@ -81,3 +83,7 @@ class TruncatedImageError(MaxCropsError, ValueError):
 
 class DryRunError(MaxCropsError, RuntimeError):
     """A dry run that failed by itself: it crashed, ran out of memory or of time, or the model raised an error."""
+
+
+class UnverifiedSettingsWarning(UserWarning):
+    """Settings of a published checkpoint are from memory or taken to be like others'; the message names them."""

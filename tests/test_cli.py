@@ -119,7 +119,7 @@ def test_plan_json_is_the_plan(key, run):
     flags = [part for name, value in limit.items() for part in (f"--{name.replace('_', '-')}", value)]
     status, out, err = run("plan", key, "--json", "--max-sequence-length", 5000, "--text-tokens", 100, *flags)
     plan = mc.plan(mc.get_spec(key), max_sequence_length=5000, text_tokens=100, **limit)
-    assert err == ""
+    assert err.count("\n") == bool(plan.spec.unverified)
     assert json.loads(out) == {**json.loads(json.dumps(plan.to_dict())), "unreadable": []}
     assert status == (0 if plan.fits else 1)
 
@@ -147,8 +147,43 @@ def test_plan_says_the_answer(key, run):
     assert f"max_crops {plan.max_crops} is {plan.row.verdict}" in out
     assert str(plan.row.tokens) in out
     assert ("The knob ends there" in out) == plan.knob_ends
-    assert err == ""
+    assert err.count("\n") == bool(plan.spec.unverified)
     assert status == (0 if plan.fits else 1)
+
+
+@pytest.mark.parametrize("command", ["plan", "count", "compare", "show"])
+def test_settings_that_nobody_compared_are_told(command, run, folder, tmp_path):
+    """In one line, which ones and what to do; not those that the caller sets."""
+    image = folder / "a.png"
+    rest = [image, "-o", tmp_path / "cut.png"] if command == "show" else [image]
+
+    def told(**settings):
+        if command == "compare":
+            model = [":".join(["gemma-3-4b-it", *(f"{name}={value}" for name, value in settings.items())])]
+        else:
+            model = ["gemma-3-4b-it", *(part for item in settings.items() for part in ("--set", "=".join(item)))]
+        status, _, err = run(command, *model, *rest)
+        assert status == 0
+        return err
+
+    assert told().count("\n") == 1
+    assert told().startswith("gemma-3-4b-it: crop_size, patch_size are unverified (crops of 896 px in patches of 14 ")
+    assert "--set crop_size=..." in told()
+    assert told(crop_size="896").startswith("gemma-3-4b-it: patch_size is unverified")
+    assert told(crop_size="896", patch_size="14") == ""
+
+
+def test_json_says_what_nobody_compared(run, folder):
+    def of(*arguments):
+        _, out, _ = run(*arguments, "--json")
+        return json.loads(out)
+
+    for key in ("gemma-3-4b-it", "molmo-7b-d"):
+        unverified = ["crop_size", "patch_size"] if key == "gemma-3-4b-it" else []
+        assert of("plan", key)["model"]["unverified"] == unverified
+        assert of("count", key, folder)["unverified"] == unverified
+        assert of("compare", key)["models"][0]["unverified"] == unverified
+        assert of("specs", key)[0]["unverified"] == unverified
 
 
 def test_plan_where_nothing_fits(run):
@@ -315,7 +350,8 @@ def test_count_json(key, run, folder):
     expected = _tokens(mc.get_spec(key))
     counted = {Path(row["path"]).relative_to(folder).as_posix(): row["sequence_tokens"] for row in data["images"]}
     assert counted == expected
-    assert (status, err, data["model"], data["unreadable"]) == (0, "", key, [])
+    assert (status, data["model"], data["unreadable"]) == (0, key, [])
+    assert err.count("\n") == bool(mc.get_spec(key).unverified)
 
 
 def test_count_at_another_max_crops(run, folder):

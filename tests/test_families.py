@@ -105,6 +105,8 @@ def is_told_with_its_caveats(family: Family, _: Path) -> bool:
         unverified = [source.unverified for source in spec.sources if source.unverified]
         if not spec.caveats or any(caveat not in told for caveat in spec.caveats):
             return False
+        if bool(unverified) != bool(spec.unverified) or not all(map(spec.has_setting, spec.unverified)):
+            return False
         if any(not re.search(rf"^unverified .*{re.escape(why)}$", told, re.MULTILINE) for why in unverified):
             return False
     return True
@@ -177,3 +179,19 @@ def test_unverified_settings_are_some(tmp_path: Path) -> None:
     told = CliRunner().invoke(app, ["specs", "gemma-3-4b-it"]).output
     assert "unverified published settings: crops of 896 px in patches of 14 are from memory" in told
     assert "unverified" not in CliRunner().invoke(app, ["specs", "molmo-7b-d"]).output
+
+
+@pytest.mark.filterwarnings("error")
+def test_unverified_settings_are_not_taken_silently() -> None:
+    """A warning names them, until the caller gives them; a plan says which it rests on."""
+    with pytest.warns(mc.UnverifiedSettingsWarning, match=r"crop_size, patch_size are unverified .* are from memory"):
+        spec = mc.get_spec("google/gemma-3-12b-it")
+    assert repr(mc.plan(spec)).endswith("; unverified crop_size, patch_size)")
+    with pytest.warns(mc.UnverifiedSettingsWarning, match="patch_size is unverified"):
+        assert mc.get_spec("gemma-3-4b-it", size=896).unverified == ("patch_size",)
+    with pytest.warns(mc.UnverifiedSettingsWarning, match="crop_to_patches is unverified"):
+        mc.get_spec("ovis2-2b", crop_size=448, max_patches=9)
+    known = mc.get_spec("gemma-3-4b-it", crop_size=896, patch_size=14)
+    assert known.unverified == spec.replace(crop=spec.crop).unverified == ()
+    assert "unverified" not in repr(mc.plan(known))
+    assert mc.get_spec("gemma3").unverified == mc.get_spec("molmo-7b-d").unverified == ()

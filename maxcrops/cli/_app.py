@@ -27,10 +27,13 @@ from maxcrops.cli._options import (
     Settings,
     Workers,
     models_and_images,
+    named_spec,
+    note,
     parse_size,
     plural,
     resolve_model,
 )
+from maxcrops.exceptions import UnverifiedSettingsWarning
 from maxcrops.specs import FAMILIES, Spec, get_spec, list_specs
 
 if TYPE_CHECKING:
@@ -62,6 +65,7 @@ def _main(version: Annotated[bool, typer.Option("--version", help="Print the ver
         raise typer.Exit
     # Pillow warns of large images and odd metadata; headers are read here, nothing is decoded.
     warnings.filterwarnings("ignore", module=r"PIL\.")
+    warnings.filterwarnings("ignore", category=UnverifiedSettingsWarning)  # resolve_model says it in a line
 
 
 @app.command(
@@ -182,7 +186,7 @@ def plan(
         from maxcrops.planning.plotting import plot_plan
 
         plot_plan(result, plot)
-        _note(f"wrote {plot}")
+        note(f"wrote {plot}")
     raise typer.Exit(0 if result.fits else 1)
 
 
@@ -230,9 +234,16 @@ def count(
             writer = csv.DictWriter(handle, fieldnames=_COUNT_COLUMNS)
             writer.writeheader()
             writer.writerows(rows)
-        _note(f"wrote {len(rows)} rows to {csv_file}")
+        note(f"wrote {len(rows)} rows to {csv_file}")
     if as_json:
-        _print_json({"model": spec.key, "images": rows, "unreadable": [asdict(file) for file in unreadable]})
+        _print_json(
+            {
+                "model": spec.key,
+                "unverified": list(spec.unverified),
+                "images": rows,
+                "unreadable": [asdict(file) for file in unreadable],
+            }
+        )
     else:
         if csv_file is None:
             _print_counts(rows)
@@ -297,7 +308,7 @@ def compare(
                 for at, (path, (height, width)) in enumerate(named)
                 for model in result.models
             )
-        _note(f"wrote {plural(len(named) * len(specs), 'row')} to {csv_file}")
+        note(f"wrote {plural(len(named) * len(specs), 'row')} to {csv_file}")
     if as_json:
         data = result.to_dict()
         data["images"] = [{"path": path, **image} for path, image in zip(paths, data["images"], strict=True)]
@@ -367,7 +378,7 @@ def specs(
     if markdown:
         typer.echo(_format.families_markdown())
         return
-    chosen: list[Spec] = [resolve_model(model, settings)] if model else [get_spec(key) for key in list_specs()]
+    chosen: list[Spec] = [named_spec(model, settings)] if model else [get_spec(key) for key in list_specs()]
     if image is not None and sheet is None:
         raise ValueError("--image is the image of a sheet: give --sheet FILE too")
     if sheet is not None:
@@ -439,7 +450,7 @@ def _read(images: list[str], workers: int, *, verify: bool = False) -> list[Imag
     skipped: list[Path] = []
     paths = list(find_images(images, on_skip=skipped.append))
     if skipped:
-        _note(f"left out {plural(len(skipped), 'file')} without the suffix of an image, such as {skipped[0]}")
+        note(f"left out {plural(len(skipped), 'file')} without the suffix of an image, such as {skipped[0]}")
     if not paths:
         raise ValueError(f"no images found in {', '.join(images)}")
     reading = read_sizes(paths, workers=workers, verify=verify)
@@ -513,14 +524,9 @@ def _print_unreadable(files: list[ImageFile]) -> None:
     from maxcrops.cli import _format
 
     for line in _format.unreadable_lines(files):
-        _note(line)
+        note(line)
 
 
 def _print_json(data: Any) -> None:
     json.dump(data, sys.stdout, indent=2)
     sys.stdout.write("\n")
-
-
-def _note(line: str) -> None:
-    """A remark beside the output."""
-    typer.echo(line, err=True)

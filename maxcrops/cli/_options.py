@@ -41,6 +41,14 @@ Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 def resolve_model(model: str, settings: list[str] | None) -> Spec:
+    """The spec that MODEL and --set mean; a remark where it rests on settings that nobody compared."""
+    spec = named_spec(model, settings)
+    if spec.doubt is not None:
+        note(f"{spec.doubt}; give the model's folder, or what you know of it: --set {spec.unverified[0]}=...")
+    return spec
+
+
+def named_spec(model: str, settings: list[str] | None) -> Spec:
     """The spec that MODEL and --set mean."""
     spec = _named_or_loaded(model)
     changes: dict[str, Any] = {}
@@ -130,6 +138,11 @@ def _value(text: str) -> Any:
         return json.loads(text)
     except json.JSONDecodeError:
         return text
+
+
+def note(line: str) -> None:
+    """A remark beside the output."""
+    typer.echo(line, err=True)
 
 
 def plural(count: int, noun: str) -> str:

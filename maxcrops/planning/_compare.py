@@ -81,6 +81,7 @@ class ModelCosts:
             "worst_case": None if self.worst_case is None else asdict(self.worst_case),
             "worst_case_keys": None if self.worst_case_keys is None else asdict(self.worst_case_keys),
             "unbounded": self.spec.unbounded if self.worst_case is None else None,
+            "unverified": list(self.spec.unverified),
             **{
                 name: {"total": self.totals[name], **distribution.to_dict()}
                 for name, distribution in self.distributions.items()

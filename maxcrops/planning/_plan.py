@@ -206,10 +206,11 @@ class Plan:
         }
 
     def __repr__(self) -> str:
+        doubt = f"; unverified {', '.join(self.spec.unverified)}" if self.spec.unverified else ""
         return (
             f"Plan({self.spec.key!r}: largest safe max_crops {self.largest_max_crops}, bound by {self.binding.limit}"
             f" with {self.binding.spare} {self.binding.unit} to spare;"
-            f" max_crops {self.max_crops} is {self.row.verdict})"
+            f" max_crops {self.max_crops} is {self.row.verdict}{doubt})"
         )
 
 

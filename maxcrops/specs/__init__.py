@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import difflib
+import warnings
 from functools import cache
 from typing import Any
 
-from maxcrops.exceptions import UnknownSpecError
+from maxcrops.exceptions import UnknownSpecError, UnverifiedSettingsWarning
 from maxcrops.specs import (
     aria,
     aya_vision,
@@ -139,6 +140,10 @@ def get_spec(key: str, **changes: Any) -> Spec:
         TypeError: a field that the spec does not have; the message lists the fields.
         ValueError: a value that does not fit.
 
+    Warns:
+        UnverifiedSettingsWarning: a checkpoint's settings that nobody compared with its files, and that changes leaves
+            as they are.
+
     >>> get_spec("molmo-7b-d").max_crops
     12
     >>> get_spec("molmo2", low_res_col_tokens=False)
@@ -153,4 +158,12 @@ def get_spec(key: str, **changes: Any) -> Spec:
         hint = f"the nearest known ones are {', '.join(nearest)}" if nearest else f"known are {', '.join(list_specs())}"
         raise UnknownSpecError(f"[get_spec] no model is known as {key!r}; {hint}")
     spec = _registry()[known]
-    return spec.replace(**changes) if changes else spec
+    spec = spec.replace(**changes) if changes else spec
+    if spec.doubt is not None:
+        warnings.warn(
+            f"[get_spec] {spec.doubt}; load_spec reads the model's own folder, or give what you know:"
+            f" get_spec({key!r}, {spec.unverified[0]}=...)",
+            UnverifiedSettingsWarning,
+            stacklevel=2,
+        )
+    return spec

@@ -33,8 +33,10 @@ class Checkpoint:
     where: str
     """Address of the configuration that was read."""
     checked: str
-    """ISO date."""
+    """As for Source."""
     changes: Mapping[str, Any] = field(default_factory=dict)
+    unverified: tuple[str, ...] = ()
+    """The fields that ``checked`` calls unverified; all that a folder of the family states where it names none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,11 +63,14 @@ class Family:
         specs = {self.spec.key: self.spec}
         for key, checkpoint in self.checkpoints.items():
             source = Source("published settings", checkpoint.where, checkpoint.checked)
+            spec = self.spec.replace(**checkpoint.changes)
+            stated = tuple(dict.fromkeys(read.field for read in self.reads if spec.has_setting(read.field)))
             specs[key] = replace(
-                self.spec.replace(**checkpoint.changes),
+                spec,
                 key=key,
                 checkpoints=checkpoint.repositories,
                 sources=(source, *self.spec.sources),
+                unverified=(checkpoint.unverified or stated) if source.unverified else (),
             )
         return specs
 

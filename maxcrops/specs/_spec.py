@@ -434,6 +434,9 @@ class Spec:
     """What load_spec took from where."""
     defaulted: tuple[str, ...] = ()
     """What load_spec found in no file: these have the family's class default."""
+    unverified: tuple[str, ...] = ()
+    """Fields and choices of a published checkpoint that nobody compared with its files; ``replace`` with a value of
+    one's own takes a field off."""
 
     @cached_property
     def _core(self) -> _core.Spec:
@@ -469,6 +472,19 @@ class Spec:
         """Every field of the grid, crop, token and pixel rules, by name."""
         return {f.name: getattr(rule, f.name) for rule in self._rules() for f in dataclasses.fields(rule)}
 
+    def has_setting(self, name: str) -> bool:
+        """Whether `name` is a field of its rules or a choice."""
+        return name in self.choices or name in self.fields()
+
+    @property
+    def doubt(self) -> str | None:
+        """Which settings are unverified and why, in words; None where all were compared."""
+        if not self.unverified:
+            return None
+        why = next((source.unverified for source in self.sources if source.unverified), "nobody compared them")
+        verb = "is" if len(self.unverified) == 1 else "are"
+        return f"{self.key}: {', '.join(self.unverified)} {verb} unverified ({why})"
+
     def unused(self) -> tuple[str, ...]:
         """Fields without effect: those that are 0, False or None by default and here, and a missing global crop's."""
 
@@ -500,6 +516,7 @@ class Spec:
         own: dict[str, Any] = {"chosen": dict(self.chosen), "set_aside": dict(self.set_aside)}
         if changes:
             own["checkpoints"] = ()
+            own["unverified"] = tuple(name for name in self.unverified if name not in self._named_by(changes))
         parts: dict[str, Any] = {"grid": self.grid, "crop": self.crop, "tokens": self.tokens, "pixels": self.pixels}
         fields = {self.aliases.get(name, name): value for name, value in changes.items() if name not in self.choices}
         # A field of the rules as they are is set before a choice replaces a rule, one of the new rule after it.
@@ -522,6 +539,11 @@ class Spec:
                 raise ValueError(f"[spec] {self.key}: {name} must be an integer of at least 1 or None, got {value!r}")
             own[name] = value
         return dataclasses.replace(self, **parts, **own)
+
+    def _named_by(self, changes: Mapping[str, Any]) -> set[str]:
+        """The fields and choices that changes set, also by a whole rule or by the model's own names."""
+        named = {self.aliases.get(name, name) for name in changes}
+        return named.union(*(_field_names(changes[part]) for part in _RULES if part in changes))
 
     def _choose(self, choice: str, value: object, chosen: dict[str, str]) -> dict[str, Any]:
         """What a choice stands for; notes it in `chosen`. Nothing where it is made already."""
@@ -563,6 +585,7 @@ class Spec:
             "caveats": list(self.caveats),
             "taken": [dataclasses.asdict(taken) for taken in self.taken],
             "defaulted": list(self.defaulted),
+            "unverified": list(self.unverified),
         }
 
     def _known_names(self) -> list[str]:

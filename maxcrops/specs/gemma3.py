@@ -86,6 +86,7 @@ FAMILY = Family(
             where="https://huggingface.co/google/gemma-3-4b-it, preprocessor_config.json and config.json",
             checked="unverified: crops of 896 px in patches of 14 are from memory",
             changes={"crop_size": 896, "patch_size": 14, "pooling": (4, 4)},
+            unverified=("crop_size", "patch_size"),
         ),
     },
 )

@@ -73,6 +73,7 @@ FAMILY = Family(
             where="https://huggingface.co/HuggingFaceM4/idefics2-8b, preprocessor_config.json and config.json",
             checked="unverified: splitting and patches of 14 px are from memory",
             changes={"do_image_splitting": "true", "patch_size": 14},
+            unverified=("do_image_splitting", "patch_size"),
         ),
     },
 )

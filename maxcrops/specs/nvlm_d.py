@@ -55,6 +55,7 @@ FAMILY = Family(
             repositories=("nvidia/NVLM-D-72B",),
             where="https://huggingface.co/nvidia/NVLM-D-72B, config.json and configuration_nvlm_d.py",
             checked="unverified: max_dynamic_patch and use_thumbnail as in its class and in vLLM",
+            unverified=("max_crops", "global_crop"),
         ),
     },
 )

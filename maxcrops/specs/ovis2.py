@@ -98,6 +98,7 @@ FAMILY = Family(
             where="https://huggingface.co/thisisiron/Ovis2-2B-hf, preprocessor_config.json",
             checked="unverified: crops of 448 px, max_patches 9 and cropping are from memory",
             changes={"crop_to_patches": "true", "max_crops": 9, "crop_size": 448, "pooling": (2, 2)},
+            unverified=("crop_size", "max_crops", "crop_to_patches"),
         ),
     },
 )

@@ -47,6 +47,7 @@ FAMILY = Family(
             " 5.23.0, models/qianfan_ocr/configuration_qianfan_ocr.py: image_size 448",
             checked=f"unverified: {_CHECKED}, the crop size by the model's configuration only, max_patches not seen",
             changes={"crop_size": 448},
+            unverified=("crop_size", "max_crops"),
         ),
     },
 )
