@@ -96,6 +96,7 @@ def test_orientation(suffix, orientation, tmp_path):
     _image().save(path, exif=_exif(orientation))
     assert read_size(path) == _upright(path)
     assert read_size(path) == ((44, 20) if orientation >= 5 else (20, 44))
+    assert read_size(path.read_bytes()) == read_size(path)
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))

@@ -7,7 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-HEAVY = ("torch", "torchvision", "transformers", "triton", "ray", "typer", "rich", "matplotlib")
+HEAVY = ("torch", "torchvision", "transformers", "triton", "ray", "typer", "rich", "matplotlib", "pyarrow", "datasets")
 
 # Names that may be imported: the standard library, the package, its dependencies and theirs.
 ALLOWED = {

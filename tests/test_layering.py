@@ -16,7 +16,7 @@ PACKAGE = ROOT / "maxcrops"
 KERNELS = PACKAGE / "kernels"
 MODULES = sorted(PACKAGE.rglob("*.py"))
 SOURCES = sorted(path for path in (ROOT / "csrc").rglob("*") if path.is_file())
-HEAVY = {"torch", "torchvision", "transformers", "triton", "ray", "matplotlib"}
+HEAVY = {"torch", "torchvision", "transformers", "triton", "ray", "matplotlib", "pyarrow", "datasets"}
 
 
 def name_of(path: Path) -> str:

@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from io import BytesIO
 from itertools import islice
 from os import PathLike
 from pathlib import Path
@@ -56,30 +57,31 @@ class ImageFile:
     error: str | None = None
 
 
-def read_size(path: str | PathLike[str], *, verify: bool = False) -> tuple[int, int]:
+def read_size(path: str | PathLike[str] | bytes, *, verify: bool = False) -> tuple[int, int]:
     """(height, width) in pixels of an image file, with EXIF orientation applied as the models' loaders do.
 
     Reads the header only (and the pixels of a PNG file that has its metadata behind them). Pillow's limit on the number
     of pixels, ``PIL.Image.MAX_IMAGE_PIXELS``, holds as it does for a loader.
 
     Args:
-        path: of the file.
+        path: of the file; or what is in it, as bytes.
         verify: decode the pixels too, so that a truncated file is found; slow.
 
     Raises:
         ImageReadError: not an image, or one whose header is broken; the message gives the reason.
     """
+    file, name = (BytesIO(path), f"{len(path)} bytes") if isinstance(path, bytes) else (path, path)
     try:
-        with Image.open(path) as image:
+        with Image.open(file) as image:
             width, height = image.size
             # Pillow turns TIFF sizes itself.
             sideways = not isinstance(image, TiffImagePlugin.TiffImageFile) and _orientation(image) in _SIDEWAYS
             if verify:
                 image.load()
     except Exception as error:  # decoders raise whatever they like on broken bytes
-        raise ImageReadError(f"[read_size] {path}: {reason_of(error)}") from error
+        raise ImageReadError(f"[read_size] {name}: {reason_of(error)}") from error
     if width < 1 or height < 1:
-        raise ImageReadError(f"[read_size] {path}: the header says {height} x {width} pixels")
+        raise ImageReadError(f"[read_size] {name}: the header says {height} x {width} pixels")
     return (width, height) if sideways else (height, width)
 
 
