@@ -10,7 +10,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any, ClassVar, Literal, TypeAlias, get_args, get_type_hints
 
 from maxcrops import _core
@@ -699,6 +699,12 @@ _TYPES: dict[str, tuple[str, Callable[[Any], bool]]] = {
 }
 
 
+@cache
+def _types_of(rule: type) -> dict[str, Any]:
+    """The fields' types: all annotations of a class are evaluated, and the registry makes hundreds of rules."""
+    return get_type_hints(rule)
+
+
 def _require_types(key: str, rule: GridRule | CropRule | TokenRule | PixelRule) -> None:
     """Raises TypeError or ValueError for the first field whose value is not of the field's type."""
     for f in dataclasses.fields(rule):
@@ -708,6 +714,7 @@ def _require_types(key: str, rule: GridRule | CropRule | TokenRule | PixelRule) 
             if not fits(value):
                 raise TypeError(f"[spec] {key}: {f.name} must be {wanted}, got {value!r}")
         else:
-            allowed = get_args(get_type_hints(type(rule))[f.name])
+            types = _types_of(type(rule))  # type: ignore[arg-type]  # a class has a hash
+            allowed = get_args(types[f.name])
             if value not in allowed:
                 raise ValueError(f"[spec] {key}: {f.name} must be one of {', '.join(allowed)}, got {value!r}")
