@@ -506,7 +506,7 @@ def _latency_ms(reading: Reading, device: Device, dtype: str) -> float | None:
         return None
     rate = device.dense_flops[dtype] * _FLOPS_EFFICIENCY
     bandwidth = device.bandwidth_bytes_per_second * _BANDWIDTH_EFFICIENCY
-    parts = {*reading.flops, *reading.traffic_bytes}
+    parts = dict.fromkeys([*reading.flops, *reading.traffic_bytes])  # in one order: a sum of floats depends on it
     seconds = sum(
         max(reading.flops.get(part, 0) / rate, reading.traffic_bytes.get(part, 0) / bandwidth) for part in parts
     )
