@@ -6,6 +6,8 @@ import gc
 import re
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import fields
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -13,13 +15,14 @@ import pytest
 from dry_run_models import IMAGE, MODELS, TEXT_TOKENS, Small
 
 import maxcrops as mc
-from maxcrops.exceptions import ConfigError, UnsupportedError
-from maxcrops.planning.dryrun import _engine, _hybrid, _inputs, _models
+from maxcrops.exceptions import ConfigError, DryRunError, UnsupportedError
+from maxcrops.planning.dryrun import _engine, _hybrid, _imports, _inputs, _models
 from maxcrops.planning.dryrun._events import CATEGORIES, EventLog
 from maxcrops.planning.dryrun._launch import PHASES
 from maxcrops.planning.dryrun._molmo import build_molmo
 from maxcrops.planning.dryrun._recorder import Recorder
 from maxcrops.planning.dryrun._request import Point, RunRequest
+from maxcrops.planning.dryrun._worker import Worker
 
 torch: Any = pytest.importorskip("torch")
 pytest.importorskip("transformers")
@@ -252,6 +255,32 @@ def test_two_runs_are_the_same(mode: Any) -> None:
     assert first.signature() == second.signature()
     assert (first.num_bytes == second.num_bytes).all()
     assert first.flops == second.flops
+
+
+@pytest.fixture(scope="module")
+def child() -> Iterator[Worker]:
+    with Worker() as worker:
+        yield worker
+
+
+@pytest.mark.parametrize(
+    ("name", "mode"),
+    [
+        ("molmo", "prefill"),
+        ("molmo2", "prefill"),
+        ("internvl", "train"),
+        ("llava_next", "prefill"),
+        ("idefics3", "prefill"),
+    ],
+)
+def test_what_a_child_does_not_import_changes_nothing(child: Worker, name: str, mode: Any) -> None:
+    asked = request(MODELS[name], mode=mode, gradient_checkpointing=True)
+    there, here = child.run(_engine.observe_in_child, asked), _engine.observe(asked)
+    for field in fields(EventLog):
+        assert np.array_equal(getattr(there, field.name), getattr(here, field.name)), field.name
+    for package in _imports.NOT_NEEDED:
+        with pytest.raises(DryRunError, match=f"ModuleNotFoundError.* {package} "):
+            child.run(import_module, package)
 
 
 def test_another_batch_has_the_same_events() -> None:

@@ -93,7 +93,7 @@ def test_few_layers_leave_the_width(gpu_memory: Any, name: str) -> None:
 
 
 def test_a_prediction_is_that_of_dry_run(gpu_memory: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gpu_memory.Worker, "run", lambda _, run, asked: run(asked))  # in this process
+    monkeypatch.setattr(gpu_memory.Worker, "run", lambda _, run, asked: _engine.observe(asked))  # in this process
     gpu = gpu_memory.Gpu.named("a100-80gb")
     asked = gpu_memory.request_of(gpu_memory.Case("smolvlm-instruct", 1), gpu)
     predicted, needed = gpu_memory.predict(_engine.observe(asked))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import Any, Protocol
 
@@ -12,6 +12,7 @@ from maxcrops.planning.dryrun._attention import AttentionPlatform
 from maxcrops.planning.dryrun._cuda import as_on_cuda, platform_of, workspaces
 from maxcrops.planning.dryrun._events import Category, EventLog
 from maxcrops.planning.dryrun._hybrid import Hybrid, dispatch_mode
+from maxcrops.planning.dryrun._imports import shorten_imports
 from maxcrops.planning.dryrun._inputs import configured, make_inputs
 from maxcrops.planning.dryrun._launch import Phase
 from maxcrops.planning.dryrun._models import build, enable_checkpointing, image_token_id, set_trainable
@@ -70,10 +71,7 @@ def observe(request: RunRequest) -> EventLog:
 
 def observe_in_child(request: RunRequest) -> EventLog:
     """As ``observe``, in a process that does nothing else."""
-    from maxcrops.profiling._torchvision import declare_missing
-
-    with suppress(ImportError):  # a model that needs torchvision will say so itself
-        declare_missing()  # models import torchvision's Python code; in this process nobody runs its operators
+    shorten_imports()
     return observe(request)
 
 
