@@ -11,7 +11,7 @@ from maxcrops.exceptions import BudgetTooSmallError, UnboundedError
 from maxcrops.specs import Spec
 
 LARGEST_SIDE = 1 << 15
-"""Pixels; trying every size up to it takes a minute."""
+"""Pixels; where every size up to it has to be tried, that takes a minute."""
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class SizeLimit:
     max_ratio: float | None = None
     """Of the long side to the short one."""
     num_threads: int = field(default=1, compare=False)
-    """That try every size within it."""
+    """That try sizes, where every one within it has to be tried."""
 
 
 @dataclass(frozen=True)
@@ -53,8 +53,8 @@ def worst_case(
         spec: from ``get_spec`` or ``load_spec``.
         max_crops: sets the model's own knob, in local crops; the spec's setting where None.
         count: what to count.
-        max_side: longest side of the images considered, pixels. Every size up to it is tried: of the order of a second
-            for 4096. Only models whose cost grows with the image's ratio need it.
+        max_side: longest side of the images considered, pixels. Only models whose cost grows with the image's ratio need
+            it; theirs takes milliseconds. For some of the others every size up to it is tried: a second for 4096.
         max_ratio: largest ratio of the long side to the short one, with max_side.
         num_threads: threads that try sizes.
 
@@ -81,7 +81,7 @@ def worst_case(
 def bounds(
     operation: str, spec: Spec, max_crops: int | None, counts: tuple[CountName, ...], limit: SizeLimit | None
 ) -> dict[CountName, Bound]:
-    """The bounds of several counts, which take no longer than one where every size within a limit is tried."""
+    """The bounds of several counts, which take no longer than one where every size within a limit has to be tried."""
     if limit is None:
         for count in counts:
             if not is_bounded(spec, count):

@@ -236,11 +236,35 @@ def test_no_size_exceeds_the_bound_and_some_attain_it(key: str) -> None:
             assert_witness(spec, bound, max_crops, count)
 
 
+def all_sizes(max_side: int) -> npt.NDArray[np.int64]:
+    sides = np.arange(1, max_side + 1)
+    return np.stack(np.meshgrid(sides, sides, indexing="ij"), axis=-1).reshape(-1, 2)
+
+
+@pytest.mark.parametrize("key", SPECS)
+def test_bound_within_any_limit_is_the_maximum_over_all_of_it(key: str) -> None:
+    """With crops of their own size and scaled down, so that all that larger images do is done by small ones too."""
+    own = SPECS[key]
+    small = [{"crop_size": 16 * own.patch_size}] if own.unbounded or own.grid.policy == "closest_ratio" else []
+    for spec in [own, *(own.replace(**changes) for changes in small)]:
+        for max_side, max_ratio in ((1, None), (96, None), (250, None), (250, 1.7), (251, 5)):
+            sizes = all_sizes(max_side)
+            kept = sizes[sizes.max(axis=1) <= (max_ratio or max_side) * sizes.min(axis=1)]
+            for max_crops in {spec.max_crops, *(n for n in (2, 7, 23) if n >= spec.max_crops_range[0])}:
+                for count in ("sequence_tokens", "vit_patches", "crops"):
+                    bound = mc.worst_case(
+                        spec, max_crops=max_crops, count=count, max_side=max_side, max_ratio=max_ratio
+                    )
+                    assert bound.tokens == mc.count_tokens(spec, kept, max_crops=max_crops, count=count).max()
+                    assert_witness(spec, bound, max_crops, count)
+                    assert max(bound.witness) <= max_side
+                    assert max(bound.witness) <= (max_ratio or max_side) * min(bound.witness)
+
+
 @pytest.mark.parametrize("key", ["lfm2_vl", "minicpmv4_6", "step3p7"])
 def test_bound_within_a_limit_is_the_maximum_over_all_of_it(key: str) -> None:
     spec = mc.get_spec(key)
-    sides = np.arange(1, 800)
-    sizes = np.stack(np.meshgrid(sides, sides, indexing="ij"), axis=-1).reshape(-1, 2)
+    sizes = all_sizes(799)
     tokens = mc.count_tokens(spec, sizes, num_threads=2)
     thin = sizes.max(axis=1) > 3 * sizes.min(axis=1)
     assert mc.worst_case(spec, max_side=799, num_threads=2).tokens == tokens.max()

@@ -4,13 +4,13 @@
 #include <cmath>
 #include <numeric>
 #include <stdexcept>
-#include <tuple>
 #include <utility>
 #include <vector>
 
+#include "bounds_within.h"
 #include "count_arithmetic.h"
 #include "grid_policies.h"
-#include "parallel.h"
+#include "reach.h"
 
 namespace maxcrops {
 namespace {
@@ -106,11 +106,6 @@ void offer_fitting(const Spec& spec, Size entry, const Offer& offer) {
     }
 }
 
-struct Worst {
-    int64_t count = -1;
-    Size image;
-};
-
 // The image of the largest count among a few that stand for all. See Note [Bounds].
 Worst worst_image(const Spec& spec, const Knob& knob, const CountFormula& formula) {
     Worst worst;
@@ -167,54 +162,32 @@ Worst worst_image(const Spec& spec, const Knob& knob, const CountFormula& formul
     return worst;
 }
 
-// For each formula the image of the largest count, among images within the limit whose long side is one of
-// first, first + step...
-std::vector<Worst> worst_within(const Spec& spec, const Knob& knob, const std::vector<CountFormula>& formulas,
-                                const SizeLimit& limit, int64_t first, int64_t step) {
-    std::vector<Worst> worst(formulas.size());
-    const auto narrowest = [&](int64_t side) {
-        return limit.max_ratio > 0 ? static_cast<int64_t>(std::ceil(static_cast<double>(side) / limit.max_ratio)) : 1;
-    };
-    for (int64_t longer = first; longer <= limit.max_side; longer += step) {
-        for (int64_t shorter = narrowest(longer); shorter <= longer; ++shorter) {
-            for (const Size image : {Size{longer, shorter}, Size{shorter, longer}}) {
-                const Cut cut = cut_image(spec, knob, image);
-                for (size_t i = 0; i < formulas.size(); ++i) {
-                    const int64_t count = count_of(spec, formulas[i], cut, image);
-                    if (count > worst[i].count) worst[i] = {count, image};
-                }
-            }
-        }
-    }
-    return worst;
-}
-
-// Of equal counts the smaller image, so that the number of threads makes no difference.
-bool is_worse(const Worst& a, const Worst& b) {
-    if (a.count != b.count) return a.count > b.count;
-    const auto order = [](Size s) { return std::make_tuple(std::max(s.height, s.width), std::min(s.height, s.width), s.width); };
-    return order(a.image) < order(b.image);
-}
-
 }  // namespace
 
 std::vector<Bound> worst_cases(const Spec& spec, const Knob& knob, const std::vector<Count>& counts,
                                const SizeLimit& limit) {
-    std::vector<CountFormula> formulas;
-    for (const Count what : counts) formulas.push_back(count_formula(spec, knob, what));
-    const int64_t parts = std::max(1, limit.num_threads);
-    std::vector<std::vector<Worst>> found(static_cast<size_t>(parts));
-    for_parts(parts, [&](int64_t part) {
-        found[static_cast<size_t>(part)] = worst_within(spec, knob, formulas, limit, 1 + part, parts);
-    });
-    std::vector<Bound> bounds;
-    for (size_t i = 0; i < formulas.size(); ++i) {
-        Worst worst;
-        for (const std::vector<Worst>& of_part : found) {
-            if (is_worse(of_part[i], worst)) worst = of_part[i];
+    std::vector<Worst> worst(counts.size());
+    std::vector<CountFormula> remaining;
+    std::vector<size_t> places;
+    for (size_t i = 0; i < counts.size(); ++i) {
+        const CountFormula formula = count_formula(spec, knob, counts[i]);
+        if (is_bounded(spec, counts[i])) {
+            worst[i] = worst_image(spec, knob, formula);
+            if (is_within(limit, worst[i].image)) continue;
         }
-        bounds.push_back({worst.count, make_layout(spec, knob, worst.image)});
+        if (Reach::covers(spec, knob)) {
+            worst[i] = worst_by_reach(spec, knob, formula, limit);
+        } else {
+            remaining.push_back(formula);
+            places.push_back(i);
+        }
     }
+    if (!remaining.empty()) {
+        const std::vector<Worst> found = worst_of_all(spec, knob, remaining, limit);
+        for (size_t i = 0; i < places.size(); ++i) worst[places[i]] = found[i];
+    }
+    std::vector<Bound> bounds;
+    for (const Worst& one : worst) bounds.push_back({one.count, make_layout(spec, knob, one.image)});
     return bounds;
 }
 

@@ -14,7 +14,7 @@ struct Bound {
     Layout layout;      // of an image that attains it: layout.image is the witness
 };
 
-// Images that are considered, all of which are tried.
+// Images that are considered.
 struct SizeLimit {
     int64_t max_side = kMaxSide;  // pixels
     double max_ratio = 0;         // of the long side to the short one; 0: any
@@ -49,7 +49,9 @@ bool is_bounded(const Spec& spec, Count count);
 //   ceil_grid:       the long side always ends on the same length, and an even short side stays what it is: all even
 //                    short sides, 1 px (through a ratio beyond the longest edge) and the square.
 //
-// With a limit on sizes, every image within it is tried: max_side squared, at some 20 to 100 ns each.
+// With a limit on sizes: where there is a maximum over all images, its witness, if it is within the limit; otherwise by
+// Note [Reach] where that covers the policy; otherwise every image within the limit is tried, max_side squared, at some 20
+// to 100 ns each.
 std::vector<Bound> worst_cases(const Spec& spec, const Knob& knob, const std::vector<Count>& counts,
                                const SizeLimit& limit);
 

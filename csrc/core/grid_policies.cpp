@@ -16,13 +16,7 @@ Cut whole_crops(const Spec& spec, Grid grid, Size image) {
     if (grid.count() == 0) return {grid, global, {}, {}, global};
     Size size{crop.crop_size, crop.crop_size};
     if (crop.sizing == Sizing::kArea) {
-        // Each side is first rounded to whole columns and rows of pixels, half to even.
-        const auto cell = [](int64_t side, int64_t parts) {
-            const double of = static_cast<double>(parts);
-            const double whole = std::nearbyint(static_cast<double>(side) / of) * of;
-            return std::max(whole, of) / of;
-        };
-        size = size_by_area(cell(image.height, grid.rows), cell(image.width, grid.cols), crop.crop_size,
+        size = size_by_area(cell_side(image.height, grid.rows), cell_side(image.width, grid.cols), crop.crop_size,
                             crop.patch_size * crop.pooling_rows, crop.patch_size * crop.pooling_cols);
     }
     const int64_t margin = crop.margin_size();

@@ -88,5 +88,7 @@ Grid pan_and_scan(const Spec& spec, int64_t max_crops, Size image);
 //   ratio above 1.5, otherwise none; else T, or min(short, T) at a ratio above 4. 4. Each side of at least a window is
 //   rounded to windows, up from a rest of more than a fifth of one.
 Cut window_snap(const Spec& spec, int64_t max_image_size, Size image);
+// At most the rows and at most the columns that it chooses for any of the images. See Note [Reach].
+Grid most_windows(const Spec& spec, int64_t max_image_size, const SizeRange& images);
 
 }  // namespace maxcrops

@@ -53,6 +53,53 @@ int64_t snapped(double value, int64_t step) {
     return std::max(steps * step, step);
 }
 
+// More than what rounding adds to a product, a quotient or a root.
+constexpr double kRounding = 1e-12;
+
+double area_of(Size size) { return static_cast<double>(size.height) * static_cast<double>(size.width); }
+
+double up_to_step(double value, int64_t step) {
+    return std::ceil(value / static_cast<double>(step)) * static_cast<double>(step);
+}
+
+double down_to_step(double value, int64_t step) {
+    return std::floor(value / static_cast<double>(step)) * static_cast<double>(step);
+}
+
+// Of size_by_features, whose three cases have the pixels least and most between them: in each the height rises with the
+// image's height and falls with its width.
+double most_area_by_features(const CropRule& crop, const SizeRange& images) {
+    const int64_t step_rows = crop.patch_size * crop.global_pooling().rows;
+    const int64_t step_cols = crop.patch_size * crop.global_pooling().cols;
+    const auto own_area = [&](Size image) {
+        return area_of({snapped(static_cast<double>(image.height), step_rows), snapped(static_cast<double>(image.width), step_cols)});
+    };
+    const double feature = static_cast<double>(step_rows * step_cols);
+    const double most = static_cast<double>(crop.max_features) * feature;
+    const double least = static_cast<double>(crop.min_features) * feature;
+    const double smallest = own_area(images.low), largest = own_area(images.high);
+    const auto scaled = [](int64_t side, int64_t other, double area) {
+        return std::sqrt(static_cast<double>(side) * area / static_cast<double>(other));
+    };
+    double area = smallest > most ? 0 : std::min(largest, most);
+    if (smallest < least) {
+        const double rows = scaled(images.high.height, images.low.width, least) * (1 + kRounding);
+        const double cols = scaled(images.high.width, images.low.height, least) * (1 + kRounding);
+        area = std::max(area, up_to_step(rows, step_rows) * up_to_step(cols, step_cols));
+    }
+    if (largest > most) {
+        const double rows = scaled(images.high.height, images.low.width, most) * (1 + kRounding);
+        const double cols = scaled(images.high.width, images.low.height, most) * (1 + kRounding);
+        const double product = std::max(down_to_step(rows, step_rows), static_cast<double>(step_rows)) *
+                               std::max(down_to_step(cols, step_cols), static_cast<double>(step_cols));
+        // Where neither side is less than a step, both are rounded down.
+        const bool both_down = scaled(images.low.height, images.high.width, most) > static_cast<double>(step_rows) * (1 + kRounding) &&
+                               scaled(images.low.width, images.high.height, most) > static_cast<double>(step_cols) * (1 + kRounding);
+        area = std::max(area, both_down ? std::min(product, most) : product);
+    }
+    return area;
+}
+
 Size size_by_features(const CropRule& crop, Size image) {
     const int64_t step_rows = crop.patch_size * crop.global_pooling().rows;
     const int64_t step_cols = crop.patch_size * crop.global_pooling().cols;
@@ -95,6 +142,18 @@ Size size_by_area(double height, double width, int64_t side, int64_t step_rows, 
     return {snapped(static_cast<double>(rows), step_rows), snapped(static_cast<double>(cols), step_cols)};
 }
 
+double most_area_by_area(double low_ratio, double high_ratio, int64_t side, int64_t step_rows, int64_t step_cols) {
+    const double rows = static_cast<double>(side) / std::sqrt(low_ratio) * (1 + kRounding);
+    const double cols = static_cast<double>(side) * std::sqrt(high_ratio) * (1 + kRounding);
+    return area_of({snapped(std::floor(rows), step_rows), snapped(std::floor(cols), step_cols)});
+}
+
+double cell_side(int64_t side, int64_t parts) {
+    const double of = static_cast<double>(parts);
+    const double whole = half_to_even(static_cast<double>(side) / of) * of;
+    return std::max(whole, of) / of;
+}
+
 Size size_by_edges(const CropRule& crop, Size image) {
     const double ratio = static_cast<double>(image.width) / static_cast<double>(image.height);
     Size size = image;
@@ -118,6 +177,23 @@ Size global_canvas(const CropRule& crop, Size image) {
         case Sizing::kEdges: return size_by_edges(crop, image);
     }
     return {};
+}
+
+double most_global_area(const CropRule& crop, const SizeRange& images) {
+    const auto ratio = [](int64_t width, int64_t height) { return static_cast<double>(width) / static_cast<double>(height); };
+    switch (crop.global_sizing) {
+        case Sizing::kSquare: return area_of(global_canvas(crop, images.high));
+        case Sizing::kFeatures: return most_area_by_features(crop, images);
+        case Sizing::kArea:
+            return most_area_by_area(ratio(images.low.width, images.high.height), ratio(images.high.width, images.low.height),
+                                     crop.global_size(), crop.patch_size * crop.global_pooling().rows,
+                                     crop.patch_size * crop.global_pooling().cols);
+        case Sizing::kEdges: {
+            const auto within = [&](int64_t side) { return std::max(std::min(side, crop.longest_crop_edge), crop.shortest_edge); };
+            return area_of({within(images.high.height), within(images.high.width)});
+        }
+    }
+    return 0;
 }
 
 Box source_of(Grid grid, Size image, int64_t row, int64_t col) {

@@ -13,6 +13,12 @@ Box place(Fit fit, Size image, Size canvas, int64_t crop_size);
 // Arithmetic: float64 in this order, round half to even. Sides may be fractions of pixels.
 Size size_by_area(double height, double width, int64_t side, int64_t step_rows, int64_t step_cols);
 
+// At most the area of size_by_area over all images whose ratio w / h lies in low..high, square pixels.
+double most_area_by_area(double low_ratio, double high_ratio, int64_t side, int64_t step_rows, int64_t step_cols);
+
+// The side of a cell of the image that a crop of its ratio is sized by: to whole columns or rows of pixels, half to even.
+double cell_side(int64_t side, int64_t parts);
+
 // The canvas of the global crop of an image, or of the whole image where it is not split:
 //   kSquare:   the square.
 //   kFeatures: each side to the nearest whole feature (half to even), at least one; with more than max_features both
@@ -21,6 +27,9 @@ Size size_by_area(double height, double width, int64_t side, int64_t step_rows, 
 //   kArea:     size_by_area of the square.
 //   kEdges:    size_by_edges.
 Size global_canvas(const CropRule& crop, Size image);
+
+// At most its area over all of the images, square pixels.
+double most_global_area(const CropRule& crop, const SizeRange& images);
 
 // A side longer than longest_crop_edge to it, the other truncated through the float64 ratio; then both at least
 // shortest_edge.

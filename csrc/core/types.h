@@ -16,6 +16,11 @@ struct Size {  // pixels
     int64_t width = 0;
 };
 
+struct SizeRange {  // every height and every width from the one to the other, both included
+    Size low;
+    Size high;
+};
+
 struct Grid {  // local crops; {0, 0}: the image is not split and only the global crop exists
     int64_t rows = 0;
     int64_t cols = 0;

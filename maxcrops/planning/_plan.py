@@ -45,7 +45,7 @@ _RUN_ROWS = 16
 """Values that a plan with a model tabulates: each is a dry run."""
 
 _TRIED_ROWS = 8
-"""Values that a plan with a limit on sizes tabulates: each tries every size."""
+"""Values that a plan with a limit on sizes tabulates: each may have to try every size."""
 
 
 @dataclass(frozen=True)
@@ -250,7 +250,7 @@ def plan(
         images_per_sample: images that share one sequence.
         tight_margin: tokens.
         max_side: longest side of the images that the worst cases are to hold for, pixels: models whose cost grows with
-            the image's ratio need it. Every size up to it is tried, for some 20 values.
+            the image's ratio need it.
         max_ratio: largest ratio of the long side to the short one, with max_side.
         sizes: integers [N, 2], (height, width) of images to summarise at every value.
         max_crops_list: the values to tabulate; from the smallest to a few beyond the answer where None.

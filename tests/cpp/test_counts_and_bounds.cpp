@@ -6,6 +6,9 @@
 #include <cstdlib>
 
 #include "bounds.h"
+#include "bounds_within.h"
+#include "grid_policies.h"
+#include "reach.h"
 
 namespace maxcrops_test {
 namespace {
@@ -302,6 +305,73 @@ TEST(Bounds, WithinALimitTheyAreTheMaximumOverAllOfIt) {
             EXPECT_EQ(within(0).count, most) << spec.name;
             EXPECT_EQ(within(0).layout.sequence_tokens, most) << spec.name;
             EXPECT_EQ(within(2).count, most_square) << spec.name;
+        }
+    }
+}
+
+// The same with crops of the image's own size, where the rules allow it.
+Spec random_sized_spec(Random& random, GridPolicy policy) {
+    while (true) {
+        Spec spec = random_spec(random, policy);
+        if (!Reach::covers(spec, knob_of(spec))) continue;
+        if (policy == GridPolicy::kWindowSnap || spec.tokens.shape == TokenShape::kStitched || random.coin()) return spec;
+        spec.crop.sizing = random.coin() ? Sizing::kArea : Sizing::kSquare;
+        spec.crop.global_sizing = Sizing(random(0, 3));
+        spec.crop.global_pooling_rows = random(0, 2);
+        spec.crop.global_pooling_cols = random(0, 2);
+        spec.crop.min_features = random(1, 20);
+        spec.crop.max_features = spec.crop.min_features + random(0, 20);
+        spec.crop.shortest_edge = random(1, 30);
+        spec.crop.longest_crop_edge = spec.crop.shortest_edge + random(0, 30);
+        spec.tokens.counts_features = spec.crop.sizing == Sizing::kArea;
+        spec.tokens.counts_global_features =
+            spec.crop.global_sizing == Sizing::kArea || spec.crop.global_sizing == Sizing::kFeatures;
+        validate(spec);
+        return spec;
+    }
+}
+
+constexpr GridPolicy kReachable[] = {GridPolicy::kClosestRatio, GridPolicy::kLogRatio, GridPolicy::kWindowSnap};
+
+TEST(Reach, NoImageOfARangeCostsMore) {
+    Random random(31);
+    const auto side = [&] { return random(1, int64_t{1} << random(0, 12)); };
+    for (const GridPolicy policy : kReachable) {
+        for (int round = 0; round < 2000; ++round) {
+            const Spec spec = random_sized_spec(random, policy);
+            const Knob knob = knob_of(spec);
+            for (const Count what : kAllCounts) {
+                const CountFormula formula = count_formula(spec, knob, what);
+                const Reach reach(spec, knob, formula);
+                const Size low{side(), side()};
+                const Size high{low.height + random(0, 1) * side(), low.width + random(0, 1) * side()};
+                const double most = reach.most({low, high});
+                for (int i = 0; i < 20; ++i) {
+                    const Size image{i < 4 ? (i % 2 ? low : high).height : random(low.height, high.height),
+                                     i < 4 ? (i / 2 ? low : high).width : random(low.width, high.width)};
+                    const int64_t count = count_of(spec, formula, cut_image(spec, knob, image), image);
+                    ASSERT_LE(static_cast<double>(count), most)
+                        << "policy " << int(policy) << " round " << round << " count " << int(what) << " " << image.height << "x" << image.width;
+                }
+            }
+        }
+    }
+}
+
+TEST(Reach, FindsTheMaximumThatTryingEverySizeFinds) {
+    Random random(32);
+    for (const GridPolicy policy : kReachable) {
+        for (int round = 0; round < 150; ++round) {
+            const Spec spec = random_sized_spec(random, policy);
+            const Knob knob = knob_of(spec);
+            const SizeLimit limit{random(1, 120), random.coin() ? 0.0 : 1.0 + static_cast<double>(random(0, 80)) / 10.0, 1};
+            for (const Count what : kAllCounts) {
+                const CountFormula formula = count_formula(spec, knob, what);
+                const Worst found = worst_by_reach(spec, knob, formula, limit);
+                ASSERT_EQ(found.count, worst_of_all(spec, knob, {formula}, limit)[0].count) << "policy " << int(policy);
+                ASSERT_TRUE(is_within(limit, found.image));
+                ASSERT_EQ(count_in(make_layout(spec, knob, found.image), what), found.count);
+            }
         }
     }
 }

@@ -56,4 +56,41 @@ Cut window_snap(const Spec& spec, int64_t max_image_size, Size image) {
     return cut;
 }
 
+Grid most_windows(const Spec& spec, int64_t max_image_size, const SizeRange& images) {
+    const Size low = images.low, high = images.high;
+    const auto ratio = [](int64_t a, int64_t b) { return static_cast<double>(a) / static_cast<double>(b); };
+    const int64_t longest = std::max(high.height, high.width);
+    const bool is_scaled = longest > max_image_size;
+    const double most_ratio = std::max(ratio(high.height, low.width), ratio(high.width, low.height));
+    // The windows of a side that is scaled to `side`; a rest above kSnapUp of one makes one more.
+    const auto windows = [](double side, double window) {
+        return std::max<int64_t>(1, static_cast<int64_t>(side / window + (1 - kSnapUp) + 1e-9));
+    };
+    const double crop = static_cast<double>(spec.crop.crop_size);
+    Grid most{1, 1};
+    if (std::min(low.height, low.width) < kThinSide && most_ratio > kThinRatio) {  // squares of the long side
+        const int64_t side = windows(static_cast<double>(std::min(longest, max_image_size)), crop);
+        most = {side, side};
+    }
+    // Truncation in float64 may lose one pixel, or none, of a side that is scaled to a whole number.
+    const auto scaled = [&](int64_t side, int64_t other, double rounding) {
+        const double longer = static_cast<double>(std::max(side, other));
+        const double scale = std::min(1.0, static_cast<double>(max_image_size) / longer);
+        return std::max(1.0, std::floor(static_cast<double>(side) * scale + (is_scaled ? rounding : 0)));
+    };
+    const bool can_be_thin = std::min(low.height, low.width) < kThinSide;
+    // Thinner images than kThinRatio have sides of kThinSide; where all of them are, the others are squares.
+    const double least_ratio = std::max(ratio(low.height, high.width), ratio(low.width, high.height));
+    const int64_t least = can_be_thin && least_ratio > kThinRatio ? kThinSide : 1;
+    const Size smallest{std::max(low.height, least), std::max(low.width, least)};
+    if (smallest.height > high.height || smallest.width > high.width) return most;
+    const double least_height = scaled(smallest.height, high.width, -1e-6), most_height = scaled(high.height, smallest.width, 1e-6);
+    const double least_width = scaled(smallest.width, high.height, -1e-6), most_width = scaled(high.width, smallest.height, 1e-6);
+    const double least_long = std::max(scaled(smallest.height, 1, -1e-6), scaled(smallest.width, 1, -1e-6));
+    const bool may_shrink = std::max(most_height / least_width, most_width / least_height) > kThinRatio ||
+                            least_long <= static_cast<double>(spec.crop.global_size());
+    const double window = may_shrink ? std::min({least_height, least_width, crop}) : crop;
+    return {std::max(most.rows, windows(most_height, window)), std::max(most.cols, windows(most_width, window))};
+}
+
 }  // namespace maxcrops
