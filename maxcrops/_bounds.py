@@ -53,8 +53,8 @@ def worst_case(
         spec: from ``get_spec`` or ``load_spec``.
         max_crops: sets the model's own knob, in local crops; the spec's setting where None.
         count: what to count.
-        max_side: longest side of the images considered, pixels. Only models whose cost grows with the image's ratio need
-            it; theirs takes milliseconds. For some of the others every size up to it is tried: a second for 4096.
+        max_side: longest side of the images considered, pixels. Only models whose cost grows with the image's ratio
+            need it, and take milliseconds; for some of the others every size up to it is tried, a second for 4096.
         max_ratio: largest ratio of the long side to the short one, with max_side.
         num_threads: threads that try sizes.
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from maxcrops.exceptions import UnsupportedError
 from maxcrops.specs import Spec
-from maxcrops.specs._spec import Stitched
+from maxcrops.specs._rules import Stitched
 
 if TYPE_CHECKING:
     import numpy as np

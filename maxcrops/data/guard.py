@@ -32,7 +32,7 @@ from maxcrops.exceptions import (
     UnsupportedError,
 )
 from maxcrops.specs import Spec
-from maxcrops.specs._spec import Stitched
+from maxcrops.specs._rules import Stitched
 
 if TYPE_CHECKING:
     import numpy as np

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from maxcrops import _core
 from maxcrops.specs import Spec
-from maxcrops.specs._spec import PixelRule
+from maxcrops.specs._rules import PixelRule
 
 UNUSED = -100
 """What a feature that a neighbouring crop has stands at, in Molmo's image_input_idx."""

@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from maxcrops import _core
 from maxcrops.specs import Spec
-from maxcrops.specs._spec import PixelRule
+from maxcrops.specs._rules import PixelRule
 
 _SMALL = 128
 """torch resizes to a height and width of this or less together, in pixels, by its kernel for one thread."""

@@ -95,6 +95,16 @@ def square(value: Any) -> int:
     return positive(sides.pop())
 
 
+def both_sides(value: Any) -> tuple[int, int]:
+    """(k, k) of a factor k of both sides."""
+    return positive(value), positive(value)
+
+
+def flag(value: Any) -> str:
+    """The name of a choice between true and false."""
+    return str(value).lower()
+
+
 def pair(value: Any) -> tuple[int, int]:
     """Two whole numbers."""
     if not isinstance(value, (list, tuple)) or len(value) != 2 or any(type(item) is not int for item in value):

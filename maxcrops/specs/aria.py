@@ -11,7 +11,8 @@ are smaller and enlarged again.
 from __future__ import annotations
 
 from maxcrops.specs._family import Family, Read, positive, square
-from maxcrops.specs._spec import BestResolution, CropRule, Fixed, Source, Spec, Tiled
+from maxcrops.specs._rules import BestResolution, CropRule, Fixed, Tiled
+from maxcrops.specs._spec import Source, Spec
 
 _CHECKED = "2026-11-25"
 _GRIDS = (

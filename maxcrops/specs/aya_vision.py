@@ -10,30 +10,23 @@ crop. A token announces each crop, TILE_1, TILE_2, ..., and TILE_GLOBAL the thum
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
-from maxcrops.specs._family import Checkpoint, Family, Read, positive, square
-from maxcrops.specs._spec import ClosestRatio, CropRule, Fixed, Source, Spec, Tiled
+from maxcrops.specs._family import Checkpoint, Family, Read, both_sides, positive, square
+from maxcrops.specs._rules import Tiled
+from maxcrops.specs._spec import Source
+from maxcrops.specs.internvl import FAMILY as INTERNVL
 
 _CHECKED = "2026-11-25"
-_CROPPED = ClosestRatio(max_crops=12, min_crops=1)
 
-SPEC = Spec(
+SPEC = replace(
+    INTERNVL.spec,
     key="aya_vision",
     family="aya_vision",
     description="Aya Vision: grid of nearest aspect ratio, a tag for each crop, thumbnail last",
-    grid=_CROPPED,
-    crop=CropRule(
-        crop_size=384,
-        patch_size=14,
-        pooling=(2, 2),
-        global_crop="when_split",
-        global_position="last",
-    ),
     tokens=Tiled(tokens_per_crop=169, crop_extra_tokens=1, global_extra_tokens=1, image_extra_tokens=2),
-    knob="max_patches",
     aliases={"max_patches": "max_crops", "min_patches": "min_crops", "size": "crop_size"},
-    choices={"crop_to_patches": {"true": {"grid": _CROPPED}, "false": {"grid": Fixed(rows=1, cols=1)}}},
     sources=(
         Source(
             "cutting and defaults",
@@ -71,7 +64,7 @@ FAMILY = Family(
         Read("token_patch_size", "processor", "patch_size", positive),
         Read("token_downsample_factor", "processor", "downsample_factor", positive),
         Read("patch_size", "config", "vision_config.patch_size", square),
-        Read("pooling", "config", "downsample_factor", lambda value: (positive(value), positive(value))),
+        Read("pooling", "config", "downsample_factor", both_sides),
         Read("max_sequence_length", "config", "text_config.max_position_embeddings", positive),
     ),
     derive=_derive,

@@ -12,8 +12,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from maxcrops.specs._family import Checkpoint, Family, Read, positive, square
-from maxcrops.specs._spec import CropRule, Fixed, ScaleFit, Source, Spec, Tiled
+from maxcrops.specs._family import Checkpoint, Family, Read, both_sides, flag, positive, square
+from maxcrops.specs._rules import CropRule, Fixed, ScaleFit, Tiled
+from maxcrops.specs._spec import Source, Spec
 
 _CHECKED = "2026-11-25"
 _CROPPED = ScaleFit(max_crops=12)
@@ -60,11 +61,11 @@ FAMILY = Family(
     image_processor_types=("Cohere2VisionImageProcessor", "Cohere2VisionImageProcessorFast"),
     reads=(
         Read("max_crops", "image_processor", "max_patches"),
-        Read("crop_to_patches", "image_processor", "crop_to_patches", lambda value: str(value).lower()),
+        Read("crop_to_patches", "image_processor", "crop_to_patches", flag),
         Read("crop_size", "image_processor", "size", square),
         Read("tokens_per_crop", "image_processor", "patch_size", _tokens),
         Read("patch_size", "config", "vision_config.patch_size", square),
-        Read("pooling", "config", "downsample_factor", lambda value: (positive(value), positive(value))),
+        Read("pooling", "config", "downsample_factor", both_sides),
         Read("max_sequence_length", "config", "text_config.max_position_embeddings", positive),
     ),
     checkpoints={

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from maxcrops.specs._family import Checkpoint, Family, Read, positive, square
+from maxcrops.specs._family import Checkpoint, Family, Read, both_sides, positive, square
 from maxcrops.specs._spec import Source
 from maxcrops.specs.idefics3 import CROPS_OF_512, READS
 from maxcrops.specs.idefics3 import SPEC as IDEFICS3
@@ -36,7 +36,7 @@ SPEC = replace(
 
 _IN_VLM_CONFIG = (
     Read("patch_size", "config", "vlm_config.vision_config.patch_size", square),
-    Read("pooling", "config", "vlm_config.pixel_shuffle_factor", lambda value: (positive(value), positive(value))),
+    Read("pooling", "config", "vlm_config.pixel_shuffle_factor", both_sides),
     Read("max_sequence_length", "config", "vlm_config.text_config.max_position_embeddings", positive),
 )
 

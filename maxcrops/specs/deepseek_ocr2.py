@@ -13,8 +13,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from maxcrops.specs._family import Checkpoint, Family, Read, positive, square
-from maxcrops.specs._spec import ClosestRatio, CropRule, Fixed, Source, Spec, Tiled
+from maxcrops.specs._family import Checkpoint, Family, Read, both_sides, positive, square
+from maxcrops.specs._rules import ClosestRatio, CropRule, Fixed, Tiled
+from maxcrops.specs._spec import Source, Spec
 
 _CHECKED = "2026-11-25"
 _CROPPED = ClosestRatio(max_crops=6, min_crops=2, split="above_crop")
@@ -75,7 +76,7 @@ FAMILY = Family(
         Read("crop_size", "image_processor", "tile_size", positive),
         Read("global_crop_size", "image_processor", "size", square),
         Read("patch_size", "processor", "patch_size", positive),
-        Read("pooling", "processor", "downsample_ratio", lambda value: (positive(value), positive(value))),
+        Read("pooling", "processor", "downsample_ratio", both_sides),
         Read("max_sequence_length", "config", "text_config.max_position_embeddings", positive),
     ),
     derive=_tokens,

@@ -14,8 +14,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from maxcrops.specs._family import Checkpoint, Family, Read, pairs, positive
-from maxcrops.specs._spec import BestResolution, CropRule, Fixed, Source, Spec, Stitched
+from maxcrops.specs._family import Checkpoint, Family, Read, both_sides, pairs, positive
+from maxcrops.specs._rules import BestResolution, CropRule, Fixed, Stitched
+from maxcrops.specs._spec import Source, Spec
 
 _CHECKED = "2026-11-25"
 # In the order of the published lists, which have (width, height).
@@ -83,10 +84,7 @@ FAMILY = Family(
         Read("resolutions", "image_processor", "candidate_resolutions", _resolutions),
         Read("resolutions", "processor", "candidate_resolutions", _resolutions),
         *(Read("patch_size", document, "patch_size", positive) for document in ("image_processor", "processor")),
-        *(
-            Read("pooling", document, "downsample_ratio", lambda value: (positive(value), positive(value)))
-            for document in ("image_processor", "processor")
-        ),
+        *(Read("pooling", document, "downsample_ratio", both_sides) for document in ("image_processor", "processor")),
         Read("max_sequence_length", "config", "language_config.max_position_embeddings", positive),
     ),
     derive=_crop_size,

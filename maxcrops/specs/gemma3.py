@@ -15,7 +15,8 @@ import math
 from typing import Any
 
 from maxcrops.specs._family import Checkpoint, Family, Read, positive, square
-from maxcrops.specs._spec import CropRule, Fixed, PanAndScan, Source, Spec, Tiled
+from maxcrops.specs._rules import CropRule, Fixed, PanAndScan, Tiled
+from maxcrops.specs._spec import Source, Spec
 
 _CHECKED = "2026-11-25"
 _WHOLE = Fixed(rows=0, cols=0)

@@ -10,29 +10,23 @@ Here the knob, image_grid_pinpoints, is the list itself: max_crops leaves out th
 
 from __future__ import annotations
 
+from dataclasses import replace
 from fractions import Fraction
 from typing import Any
 
-from maxcrops.specs._family import Family, Read, pairs, positive, square
-from maxcrops.specs._spec import BestResolution, CropRule, Source, Spec, Stitched
+from maxcrops.specs._family import Family, Read
+from maxcrops.specs._rules import CropRule
+from maxcrops.specs._spec import Source
+from maxcrops.specs.llava_next import FAMILY as LLAVA_NEXT
 
 _CHECKED = "2026-11-25"
 
-SPEC = Spec(
+SPEC = replace(
+    LLAVA_NEXT.spec,
     key="granite4_vision",
     family="granite4_vision",
     description="Granite 4 Vision: best of a list of resolutions, padding dropped, fewer features a crop",
-    grid=BestResolution(resolutions=((336, 672), (672, 336), (672, 672), (1008, 336), (336, 1008))),
     crop=CropRule(crop_size=224, patch_size=32, fit="letterbox_ceil"),
-    tokens=Stitched(col_tokens=True, low_res_col_tokens=False, unpad="by_ratio"),
-    knob="image_grid_pinpoints",
-    aliases={"image_grid_pinpoints": "resolutions"},
-    choices={
-        "vision_feature_select_strategy": {
-            "full": {"drop_class_token": False},
-            "default": {"drop_class_token": True},
-        }
-    },
     sources=(
         Source(
             "cutting and defaults",
@@ -77,15 +71,9 @@ FAMILY = Family(
     processor_classes=("Granite4VisionProcessor",),
     model_types=("granite4_vision",),
     reads=(
-        Read("resolutions", "image_processor", "image_grid_pinpoints", pairs),
-        Read("crop_size", "image_processor", "crop_size", square),
-        Read("patch_size", "config", "vision_config.patch_size", square),
-        Read("patch_size", "processor", "patch_size", positive),
+        *LLAVA_NEXT.reads,
         Read("pooling", "config", "downsample_rate", _pooling),
         Read("pooling", "processor", "downsample_rate", _pooling),
-        Read("num_additional_image_tokens", "processor", "num_additional_image_tokens"),
-        Read("vision_feature_select_strategy", "processor", "vision_feature_select_strategy"),
-        Read("max_sequence_length", "config", "text_config.max_position_embeddings", positive),
     ),
     derive=_require_whole,
 )

@@ -12,8 +12,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from maxcrops.specs._family import Family, Read, positive, square
-from maxcrops.specs._spec import ClosestRatio, CropRule, Fixed, Source, Spec, Tiled
+from maxcrops.specs._family import Family, Read, both_sides, flag, positive, square
+from maxcrops.specs._rules import ClosestRatio, CropRule, Fixed, Tiled
+from maxcrops.specs._spec import Source, Spec
 
 _CHECKED = "2026-11-25"
 _CROPPED = ClosestRatio(max_crops=32, min_crops=1, max_grid_side=16)
@@ -76,10 +77,6 @@ def _derive(defaults: dict[str, Any], read: dict[str, Any]) -> dict[str, Any]:
     return read
 
 
-def _flag(value: Any) -> str:
-    return str(value).lower()
-
-
 FAMILY = Family(
     spec=SPEC,
     processor_classes=("GraniteDoclingProcessor",),
@@ -88,12 +85,12 @@ FAMILY = Family(
     reads=(
         Read("max_crops", "image_processor", "max_patches"),
         Read("min_crops", "image_processor", "min_patches"),
-        Read("crop_to_patches", "image_processor", "crop_to_patches", _flag),
-        Read("fine_route", "image_processor", "fine_route", _flag),
+        Read("crop_to_patches", "image_processor", "crop_to_patches", flag),
+        Read("fine_route", "image_processor", "fine_route", flag),
         Read("crop_size", "image_processor", "size", square),
         Read("tokens_per_crop", "processor", "image_seq_len", positive),
         Read("patch_size", "config", "vision_config.patch_size", square),
-        Read("pooling", "config", "vision_config.scale_factor", lambda value: (positive(value), positive(value))),
+        Read("pooling", "config", "vision_config.scale_factor", both_sides),
         Read("max_sequence_length", "config", "text_config.max_position_embeddings", positive),
         Read("dense_max_patches", "image_processor", "dense_max_patches"),
         Read("dense_max_scale", "image_processor", "dense_max_scale"),

@@ -10,8 +10,9 @@ There is no search: do_image_splitting is the only knob.
 
 from __future__ import annotations
 
-from maxcrops.specs._family import Checkpoint, Family, Read, positive, square
-from maxcrops.specs._spec import CropRule, Fixed, Source, Spec, Tiled
+from maxcrops.specs._family import Checkpoint, Family, Read, flag, positive, square
+from maxcrops.specs._rules import CropRule, Fixed, Tiled
+from maxcrops.specs._spec import Source, Spec
 
 _CHECKED = "2026-11-25"
 _WHOLE = Fixed(rows=0, cols=0)
@@ -58,7 +59,7 @@ FAMILY = Family(
     model_types=("idefics2",),
     image_processor_types=("Idefics2ImageProcessor", "Idefics2ImageProcessorFast", "Idefics2ImageProcessorPil"),
     reads=(
-        Read("do_image_splitting", "image_processor", "do_image_splitting", lambda value: str(value).lower()),
+        Read("do_image_splitting", "image_processor", "do_image_splitting", flag),
         Read("crop_size", "image_processor", "size.longest_edge", positive),
         Read("longest_crop_edge", "image_processor", "size.longest_edge", positive),
         Read("shortest_edge", "image_processor", "size.shortest_edge", positive),

@@ -11,8 +11,9 @@ size and at most 4096, and reports 0 crops for an image that is not split. The n
 
 from __future__ import annotations
 
-from maxcrops.specs._family import Checkpoint, Family, Read, positive, square
-from maxcrops.specs._spec import CeilGrid, CropRule, Fixed, Source, Spec, Tiled
+from maxcrops.specs._family import Checkpoint, Family, Read, both_sides, flag, positive, square
+from maxcrops.specs._rules import CeilGrid, CropRule, Fixed, Tiled
+from maxcrops.specs._spec import Source, Spec
 
 _CHECKED = "2026-11-24"
 _SPLIT = CeilGrid(longest_edge=4 * 364)
@@ -55,10 +56,10 @@ CROPS_OF_512 = {
 READS = (
     Read("longest_edge", "image_processor", "size.longest_edge"),
     Read("crop_size", "image_processor", "max_image_size", square),
-    Read("do_image_splitting", "image_processor", "do_image_splitting", lambda value: str(value).lower()),
+    Read("do_image_splitting", "image_processor", "do_image_splitting", flag),
     Read("tokens_per_crop", "processor", "image_seq_len", positive),
     Read("patch_size", "config", "vision_config.patch_size", square),
-    Read("pooling", "config", "scale_factor", lambda value: (positive(value), positive(value))),
+    Read("pooling", "config", "scale_factor", both_sides),
     Read("max_sequence_length", "config", "text_config.max_position_embeddings", positive),
 )
 

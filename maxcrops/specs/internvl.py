@@ -11,7 +11,8 @@ image is stretched to the grid; a thumbnail follows when there is more than one 
 from __future__ import annotations
 
 from maxcrops.specs._family import Checkpoint, Family, Read, positive, square
-from maxcrops.specs._spec import ClosestRatio, CropRule, Fixed, Source, Spec, Tiled
+from maxcrops.specs._rules import ClosestRatio, CropRule, Fixed, Tiled
+from maxcrops.specs._spec import Source, Spec
 
 _CHECKED = "2026-11-24"
 _CROPPED = ClosestRatio(max_crops=12, min_crops=1)

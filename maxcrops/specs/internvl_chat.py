@@ -12,8 +12,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from maxcrops.specs._family import Checkpoint, Family, Read, positive, square
-from maxcrops.specs._spec import ClosestRatio, CropRule, Fixed, Source, Spec, Tiled
+from maxcrops.specs._family import Checkpoint, Family, Read, flag, positive, square
+from maxcrops.specs._rules import ClosestRatio, CropRule, Fixed, Tiled
+from maxcrops.specs._spec import Source, Spec
 
 _CHECKED = "2026-11-25"
 _CROPPED = ClosestRatio(max_crops=12, min_crops=1)
@@ -79,8 +80,8 @@ def tokens_of_crop(defaults: dict[str, Any], read: dict[str, Any]) -> dict[str, 
 
 
 READS = (
-    Read("dynamic_image_size", "config", "dynamic_image_size", lambda value: str(value).lower()),
-    Read("use_thumbnail", "config", "use_thumbnail", lambda value: str(value).lower()),
+    Read("dynamic_image_size", "config", "dynamic_image_size", flag),
+    Read("use_thumbnail", "config", "use_thumbnail", flag),
     Read("max_crops", "config", "max_dynamic_patch", positive),
     Read("min_crops", "config", "min_dynamic_patch", positive),
     Read("crop_size", "config", "vision_config.image_size", square),

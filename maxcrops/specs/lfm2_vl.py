@@ -11,8 +11,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from maxcrops.specs._family import Checkpoint, Family, Read, positive
-from maxcrops.specs._spec import ClosestRatio, CropRule, Fixed, Source, Spec, Tiled
+from maxcrops.specs._family import Checkpoint, Family, Read, both_sides, flag, positive
+from maxcrops.specs._rules import ClosestRatio, CropRule, Fixed, Tiled
+from maxcrops.specs._spec import Source, Spec
 
 _CHECKED = "2026-11-25"
 _SPLIT = ClosestRatio(max_crops=10, min_crops=2, split="above_area", split_tolerance=2.0)
@@ -96,12 +97,12 @@ def _reads(document: Any) -> tuple[Read, ...]:
         Read("min_crops", document, "min_tiles", positive),
         Read("crop_size", document, "tile_size", positive),
         Read("patch_size", document, "encoder_patch_size", positive),
-        Read("pooling", document, "downsample_factor", lambda value: (positive(value), positive(value))),
+        Read("pooling", document, "downsample_factor", both_sides),
         Read("min_features", document, "min_image_tokens", positive),
         Read("max_features", document, "max_image_tokens", positive),
         Read("split_tolerance", document, "max_pixels_tolerance", _number),
-        Read("do_image_splitting", document, "do_image_splitting", lambda value: str(value).lower()),
-        Read("use_thumbnail", document, "use_thumbnail", lambda value: str(value).lower()),
+        Read("do_image_splitting", document, "do_image_splitting", flag),
+        Read("use_thumbnail", document, "use_thumbnail", flag),
     )
 
 
@@ -113,7 +114,7 @@ FAMILY = Family(
     reads=(
         *_reads("processor"),
         *_reads("image_processor"),
-        Read("use_image_special_tokens", "processor", "use_image_special_tokens", lambda value: str(value).lower()),
+        Read("use_image_special_tokens", "processor", "use_image_special_tokens", flag),
         Read("max_sequence_length", "config", "text_config.max_position_embeddings", positive),
     ),
     derive=_derive,

@@ -14,8 +14,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from maxcrops.specs._family import Checkpoint, Family, Read, positive, square
-from maxcrops.specs._spec import CropRule, ScaleFit, Source, Spec, Tiled
+from maxcrops.specs._family import Checkpoint, Family, Read, flag, positive, square
+from maxcrops.specs._rules import CropRule, ScaleFit, Tiled
+from maxcrops.specs._spec import Source, Spec
 
 _CHECKED = "2026-11-25"
 
@@ -84,7 +85,7 @@ FAMILY = Family(
     image_processor_types=("Llama4ImageProcessor", "Llama4ImageProcessorFast"),
     reads=(
         Read("max_crops", "image_processor", "max_patches"),
-        Read("resize_to_max_canvas", "image_processor", "resize_to_max_canvas", lambda value: str(value).lower()),
+        Read("resize_to_max_canvas", "image_processor", "resize_to_max_canvas", flag),
         Read("crop_size", "image_processor", "size", square),
         Read("token_patch_size", "processor", "patch_size", positive),
         Read("pixel_shuffle_ratio", "processor", "pixel_shuffle_ratio", _ratio),

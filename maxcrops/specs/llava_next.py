@@ -11,7 +11,8 @@ The knob is the list itself, image_grid_pinpoints: max_crops leaves out the entr
 from __future__ import annotations
 
 from maxcrops.specs._family import Checkpoint, Family, Read, pairs, positive, square
-from maxcrops.specs._spec import BestResolution, CropRule, Source, Spec, Stitched
+from maxcrops.specs._rules import BestResolution, CropRule, Stitched
+from maxcrops.specs._spec import Source, Spec
 
 _CHECKED = "2026-11-24"
 

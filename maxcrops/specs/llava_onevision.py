@@ -11,27 +11,25 @@ Here the knob, image_grid_pinpoints, is the list itself: max_crops leaves out th
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from maxcrops.specs._family import Checkpoint, Family, Read, pairs, positive, square
-from maxcrops.specs._spec import BestResolution, CropRule, Source, Spec, Stitched
+from maxcrops.specs._rules import BestResolution, CropRule, Stitched
+from maxcrops.specs._spec import Source
+from maxcrops.specs.llava_next import FAMILY as LLAVA_NEXT
 
 _CHECKED = "2026-11-25"
 _ASPECT_RATIO = "anyres_max_"
 
-SPEC = Spec(
+SPEC = replace(
+    LLAVA_NEXT.spec,
     key="llava_onevision",
     family="llava_onevision",
     description="LLaVA-OneVision: best of 36 resolutions, padding dropped, at most about 9 crops' tokens",
     grid=BestResolution(resolutions=tuple((384 * rows, 384 * cols) for rows in range(1, 7) for cols in range(1, 7))),
     crop=CropRule(crop_size=384, patch_size=14, fit="letterbox_ceil"),
     tokens=Stitched(col_tokens=True, low_res_col_tokens=False, unpad="by_ratio", max_map_crops=9),
-    knob="image_grid_pinpoints",
     aliases={"image_grid_pinpoints": "resolutions", "size": "crop_size"},
-    choices={
-        "vision_feature_select_strategy": {
-            "full": {"drop_class_token": False},
-            "default": {"drop_class_token": True},
-        }
-    },
     sources=(
         Source(
             "cutting, tokens and defaults",

@@ -12,8 +12,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from maxcrops.specs._family import Checkpoint, Family, Read, positive
-from maxcrops.specs._spec import CropRule, Fixed, LogRatio, Source, Spec, Tiled
+from maxcrops.specs._family import Checkpoint, Family, Read, flag, positive
+from maxcrops.specs._rules import CropRule, Fixed, LogRatio, Tiled
+from maxcrops.specs._spec import Source, Spec
 
 _CHECKED = "2026-11-25"
 _SLICED = LogRatio(max_crops=9)
@@ -70,8 +71,8 @@ FAMILY = Family(
         Read("crop_size", "image_processor", "scale_resolution", positive),
         Read("patch_size", "image_processor", "patch_size", positive),
         Read("tokens_per_crop", "image_processor", "image_feature_size", positive),
-        Read("slice_mode", "image_processor", "slice_mode", lambda value: str(value).lower()),
-        Read("use_image_id", "image_processor", "use_image_id", lambda value: str(value).lower()),
+        Read("slice_mode", "image_processor", "slice_mode", flag),
+        Read("use_image_id", "image_processor", "use_image_id", flag),
         Read("max_sequence_length", "config", "max_position_embeddings", positive),
     ),
     derive=_of_version,

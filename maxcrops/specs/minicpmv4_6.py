@@ -11,8 +11,9 @@ Three of the 5 number the image (use_image_id).
 
 from __future__ import annotations
 
-from maxcrops.specs._family import Checkpoint, Family, Read, positive
-from maxcrops.specs._spec import CropRule, Fixed, LogRatio, Source, Spec, Tiled
+from maxcrops.specs._family import Checkpoint, Family, Read, flag, positive
+from maxcrops.specs._rules import CropRule, Fixed, LogRatio, Tiled
+from maxcrops.specs._spec import Source, Spec
 
 _CHECKED = "2026-11-25"
 _SLICED = LogRatio(max_crops=9)
@@ -57,10 +58,10 @@ FAMILY = Family(
         Read("max_crops", "image_processor", "max_slice_nums", positive),
         Read("crop_size", "image_processor", "scale_resolution", positive),
         Read("patch_size", "image_processor", "patch_size", positive),
-        Read("slice_mode", "image_processor", "slice_mode", lambda value: str(value).lower()),
+        Read("slice_mode", "image_processor", "slice_mode", flag),
         Read("downsample_mode", "image_processor", "downsample_mode"),
-        Read("use_image_id", "image_processor", "use_image_id", lambda value: str(value).lower()),
-        Read("use_image_id", "processor", "use_image_id", lambda value: str(value).lower()),
+        Read("use_image_id", "image_processor", "use_image_id", flag),
+        Read("use_image_id", "processor", "use_image_id", flag),
         Read("max_sequence_length", "config", "text_config.max_position_embeddings", positive),
     ),
     checkpoints={

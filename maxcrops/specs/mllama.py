@@ -14,7 +14,8 @@ from __future__ import annotations
 from typing import Any
 
 from maxcrops.specs._family import Checkpoint, Family, Read, positive, square
-from maxcrops.specs._spec import CropRule, ScaleFit, Source, Spec, Tiled
+from maxcrops.specs._rules import CropRule, ScaleFit, Tiled
+from maxcrops.specs._spec import Source, Spec
 
 _CHECKED = "2026-11-25"
 

@@ -15,7 +15,8 @@ from __future__ import annotations
 from typing import Any
 
 from maxcrops.specs._family import Checkpoint, Family, Read, pair, positive, square, three_numbers
-from maxcrops.specs._spec import CropRule, Fixed, PixelRule, ScaleFit, Source, Spec, Stitched
+from maxcrops.specs._rules import CropRule, Fixed, PixelRule, ScaleFit, Stitched
+from maxcrops.specs._spec import Source, Spec
 
 _CHECKED = "2026-11-24"
 _OVERLAP = ScaleFit(max_crops=12)

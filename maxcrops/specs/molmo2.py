@@ -13,7 +13,8 @@ repository clamps the reduced side to 1 px and splits along the other side.
 from __future__ import annotations
 
 from maxcrops.specs._family import Checkpoint, Family, Read, pair, positive, square, three_numbers
-from maxcrops.specs._spec import CropRule, PixelRule, ScaleFit, Source, Spec, Stitched
+from maxcrops.specs._rules import CropRule, PixelRule, ScaleFit, Stitched
+from maxcrops.specs._spec import Source, Spec
 
 _CHECKED = "2026-11-24"
 

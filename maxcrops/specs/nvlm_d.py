@@ -13,7 +13,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 from maxcrops.specs._family import Checkpoint, Family
-from maxcrops.specs._spec import ClosestRatio, Fixed, Source, Tiled
+from maxcrops.specs._rules import ClosestRatio, Fixed, Tiled
+from maxcrops.specs._spec import Source
 from maxcrops.specs.internvl_chat import READS, tokens_of_crop
 from maxcrops.specs.internvl_chat import SPEC as INTERNVL
 

@@ -13,8 +13,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from maxcrops.specs._family import Checkpoint, Family, Read, positive, square
-from maxcrops.specs._spec import ClosestRatio, CoveringArea, CropRule, Fixed, Source, Spec, Tiled
+from maxcrops.specs._family import Checkpoint, Family, Read, both_sides, flag, positive, square
+from maxcrops.specs._rules import ClosestRatio, CoveringArea, CropRule, Fixed, Tiled
+from maxcrops.specs._spec import Source, Spec
 
 _CHECKED = "2026-11-25"
 _WHOLE = Fixed(rows=1, cols=1)
@@ -81,14 +82,14 @@ FAMILY = Family(
     model_types=("ovis2",),
     image_processor_types=("Ovis2ImageProcessor", "Ovis2ImageProcessorFast", "Ovis2ImageProcessorPil"),
     reads=(
-        Read("crop_to_patches", "image_processor", "crop_to_patches", lambda value: str(value).lower()),
+        Read("crop_to_patches", "image_processor", "crop_to_patches", flag),
         Read("use_covering_area_grid", "image_processor", "use_covering_area_grid"),
         Read("max_crops", "image_processor", "max_patches"),
         Read("min_crops", "image_processor", "min_patches"),
         Read("crop_size", "image_processor", "size", square),
         Read("tokens_per_crop", "processor", "image_seq_length", positive),
         Read("patch_size", "config", "vision_config.patch_size", square),
-        Read("pooling", "config", "vision_config.hidden_stride", lambda value: (positive(value), positive(value))),
+        Read("pooling", "config", "vision_config.hidden_stride", both_sides),
         Read("max_sequence_length", "config", "text_config.max_position_embeddings", positive),
     ),
     derive=_cut,

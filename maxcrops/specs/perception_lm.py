@@ -11,8 +11,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from maxcrops.specs._family import Checkpoint, Family, Read, positive
-from maxcrops.specs._spec import CropRule, Fixed, LargestCanvas, Source, Spec, Tiled
+from maxcrops.specs._family import Checkpoint, Family, Read, both_sides, positive
+from maxcrops.specs._rules import CropRule, Fixed, LargestCanvas, Tiled
+from maxcrops.specs._spec import Source, Spec
 
 _CHECKED = "2026-11-25"
 _TILED = LargestCanvas(max_crops=36)
@@ -64,8 +65,8 @@ FAMILY = Family(
         Read("crop_size", "image_processor", "tile_size", positive),
         Read("vision_input_type", "image_processor", "vision_input_type", _input_type),
         Read("patch_size", "processor", "patch_size", positive),
-        Read("pooling", "config", "projector_pooling_ratio", lambda value: (positive(value), positive(value))),
-        Read("pooling", "processor", "pooling_ratio", lambda value: (positive(value), positive(value))),
+        Read("pooling", "config", "projector_pooling_ratio", both_sides),
+        Read("pooling", "processor", "pooling_ratio", both_sides),
         Read("max_sequence_length", "config", "text_config.max_position_embeddings", positive),
     ),
     derive=_tokens_follow,

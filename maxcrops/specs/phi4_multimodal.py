@@ -11,7 +11,8 @@ more token behind it::
 from __future__ import annotations
 
 from maxcrops.specs._family import Checkpoint, Family, Read, positive, square
-from maxcrops.specs._spec import ClosestRatio, CropRule, Source, Spec, Stitched
+from maxcrops.specs._rules import ClosestRatio, CropRule, Stitched
+from maxcrops.specs._spec import Source, Spec
 
 _CHECKED = "2026-11-25"
 

@@ -13,8 +13,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from maxcrops.specs._family import Checkpoint, Family, Read, positive, square
-from maxcrops.specs._spec import CropRule, Source, Spec, Tiled, WindowSnap
+from maxcrops.specs._family import Checkpoint, Family, Read, both_sides, positive, square
+from maxcrops.specs._rules import CropRule, Tiled, WindowSnap
+from maxcrops.specs._spec import Source, Spec
 
 _CHECKED = "2026-11-25"
 
@@ -69,7 +70,7 @@ FAMILY = Family(
         Read("crop_size", "image_processor", "patch_size", positive),
         Read("global_crop_size", "image_processor", "size", square),
         Read("patch_size", "image_processor", "vision_patch_size", positive),
-        Read("pooling", "image_processor", "downsampler_stride", lambda value: (positive(value), positive(value))),
+        Read("pooling", "image_processor", "downsampler_stride", both_sides),
         Read("max_sequence_length", "config", "text_config.max_position_embeddings", positive),
     ),
     derive=_tokens,

@@ -10,34 +10,25 @@ The tallest grid costs most: 3793 tokens for 32 x 1.
 
 from __future__ import annotations
 
-from maxcrops.specs._family import Family, Read, positive, square
-from maxcrops.specs._spec import ClosestRatio, CropRule, Fixed, Source, Spec, Stitched
+from dataclasses import replace
+
+from maxcrops.specs._family import Family, Read, flag, positive
+from maxcrops.specs._rules import ClosestRatio, Fixed, Stitched
+from maxcrops.specs._spec import Source
+from maxcrops.specs.deepseek_ocr2 import FAMILY as DEEPSEEK_OCR2
 
 _CHECKED = "2026-11-25"
 _CROPPED = ClosestRatio(max_crops=32, min_crops=2, split="above_crop")
 
-SPEC = Spec(
+SPEC = replace(
+    DEEPSEEK_OCR2.spec,
     key="unlimited_ocr",
     family="unlimited_ocr",
     description="Unlimited-OCR: tiles of nearest aspect ratio stitched to one map, beside a larger global view",
     grid=_CROPPED,
-    crop=CropRule(
-        crop_size=640,
-        global_crop_size=1024,
-        patch_size=16,
-        pooling=(4, 4),
-        global_position="last",
-        global_fit="letterbox_round",
-    ),
+    crop=replace(DEEPSEEK_OCR2.spec.crop, crop_size=640),
     tokens=Stitched(col_tokens=True, low_res_col_tokens=True, low_res_start_end_tokens=1),
-    knob="max_patches",
-    aliases={
-        "max_patches": "max_crops",
-        "min_patches": "min_crops",
-        "tile_size": "crop_size",
-        "size": "global_crop_size",
-        "downsample_ratio": "pooling",
-    },
+    aliases={**DEEPSEEK_OCR2.spec.aliases, "downsample_ratio": "pooling"},
     choices={"crop_to_patches": {"true": {"grid": _CROPPED}, "false": {"grid": Fixed(rows=0, cols=0)}}},
     sources=(
         Source(
@@ -59,13 +50,9 @@ FAMILY = Family(
     model_types=("unlimited_ocr",),
     image_processor_types=("UnlimitedOcrImageProcessor",),
     reads=(
-        Read("crop_to_patches", "image_processor", "crop_to_patches", lambda value: str(value).lower()),
+        Read("crop_to_patches", "image_processor", "crop_to_patches", flag),
         Read("max_crops", "image_processor", "max_patches", positive),
         Read("min_crops", "image_processor", "min_patches", positive),
-        Read("crop_size", "image_processor", "tile_size", positive),
-        Read("global_crop_size", "image_processor", "size", square),
-        Read("patch_size", "processor", "patch_size", positive),
-        Read("pooling", "processor", "downsample_ratio", lambda value: (positive(value), positive(value))),
-        Read("max_sequence_length", "config", "text_config.max_position_embeddings", positive),
+        *DEEPSEEK_OCR2.reads,
     ),
 )
