@@ -67,7 +67,8 @@ def worst_case(
         TypeError: something else than a number.
 
     Every grid that the model can choose is made by some image, so the maximum over all images is the one over grids.
-    Where a column token ends each row of features, the tallest grid costs most, not the largest image.
+    Where a column token ends each row of features, the tallest grid costs most, not the largest image. Within a limit,
+    images that the model's own processor raises for are left out.
 
     >>> from maxcrops import get_spec
     >>> worst_case(get_spec("molmo-7b-d"), max_crops=12)

@@ -349,6 +349,12 @@ class CropRule:
     @fills_batch.setter
     def fills_batch(self, arg: bool, /) -> None: ...
 
+    @property
+    def min_content_side(self) -> int: ...
+
+    @min_content_side.setter
+    def min_content_side(self, arg: int, /) -> None: ...
+
 class TokenRule:
     def __init__(self) -> None: ...
 
@@ -546,6 +552,12 @@ class Layout:
     @property
     def has_global(self) -> bool:
         """Whether a global crop exists."""
+
+    @property
+    def is_refused(self) -> bool:
+        """
+        Whether the model's own processor raises for an image of this size; counts go on as if it did not.
+        """
 
     @property
     def num_crops(self) -> int:

@@ -36,7 +36,7 @@ def count_tokens(
         num_threads: threads to use, 1 or more; the result is the same for any number.
 
     Returns:
-        int64 [N].
+        int64 [N]; also where the model's own processor raises, as ``layout(...).is_refused`` tells.
 
     Raises:
         TypeError: sizes are not integers.

@@ -354,6 +354,20 @@ def test_count_json(key, run, folder):
     assert err.count("\n") == bool(mc.get_spec(key).unverified)
 
 
+def test_images_that_the_processor_refuses_are_told(run, tmp_path):
+    """Their numbers go on, as the other images' do."""
+    Image.new("RGB", (400, 300)).save(tmp_path / "fine.png")
+    Image.new("RGB", (2048, 1)).save(tmp_path / "thin.png")
+    status, out, err = run("count", "deepseek-ocr-2", tmp_path, "--json")
+    rows = {Path(row["path"]).name: row["refused"] for row in json.loads(out)["images"]}
+    assert (status, rows) == (1, {"fine.png": False, "thin.png": True})
+    assert re.fullmatch(r"1 image for which the processor of deepseek-ocr-2 raises, such as \S+thin.png\n", err)
+    assert run("count", "deepseek-ocr-2", tmp_path / "fine.png")[::2] == (0, "")
+    assert run("count", "internvl", tmp_path / "thin.png")[::2] == (0, "")
+    _, _, err = run("show", "deepseek-ocr-2", tmp_path / "thin.png", "-o", tmp_path / "cut.png")
+    assert err == "the processor of deepseek-ocr-2 raises for an image of this size\n"
+
+
 def test_count_at_another_max_crops(run, folder):
     _, out, _ = run("count", "molmo-7b-d", folder, "--max-crops", 3)
     assert f"{sum(_tokens(mc.get_spec('molmo-7b-d'), max_crops=3).values())} sequence tokens" in out

@@ -73,6 +73,8 @@ def layout_differences(case: Case, sizes: Sizes, expected: Any, counted: npt.NDA
     for at in range(0, len(sizes), step):
         height, width = sizes[at].tolist()
         layout = mc.layout(case.spec, height=height, width=width, max_crops=case.max_crops)
+        if layout.is_refused == counted[at]:
+            wrong.append(f"{height}x{width}: refused {layout.is_refused}, upstream {not counted[at]}")
         found = (*layout.grid, layout.num_crops, layout.sequence_tokens)
         wanted = (*expected.grids[at].tolist(), int(expected.crops[at]), int(expected.tokens[at]))
         if found != wanted and counted[at]:

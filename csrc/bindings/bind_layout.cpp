@@ -68,6 +68,8 @@ void bind_layout(nb::module_& m) {
                      nb::sig("def content(self) -> tuple[int, int, int, int]"),
                      "(top, left, height, width) of the image on the canvas, pixels.")
         .def_ro("has_global", &Layout::has_global, "Whether a global crop exists.")
+        .def_ro("is_refused", &Layout::is_refused,
+                "Whether the model's own processor raises for an image of this size; counts go on as if it did not.")
         .def_ro("num_crops", &Layout::num_crops, "Crops that the encoder sees, the global one included.")
         .def_ro("sequence_tokens", &Layout::sequence_tokens, "Positions in the language model's sequence.")
         .def_ro("connector_outputs", &Layout::connector_outputs, "Features that the adapter computes.")

@@ -122,7 +122,8 @@ void bind_spec(nb::module_& m) {
         .def_rw("max_features", &CropRule::max_features)
         .def_rw("shortest_edge", &CropRule::shortest_edge)
         .def_rw("longest_crop_edge", &CropRule::longest_crop_edge)
-        .def_rw("fills_batch", &CropRule::fills_batch);
+        .def_rw("fills_batch", &CropRule::fills_batch)
+        .def_rw("min_content_side", &CropRule::min_content_side);
     nb::class_<TokenRule>(m, "TokenRule")
         .def(nb::init<>())
         .def_rw("shape", &TokenRule::shape)

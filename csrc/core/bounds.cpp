@@ -173,7 +173,7 @@ std::vector<Bound> worst_cases(const Spec& spec, const Knob& knob, const std::ve
         const CountFormula formula = count_formula(spec, knob, counts[i]);
         if (is_bounded(spec, counts[i])) {
             worst[i] = worst_image(spec, knob, formula);
-            if (is_within(limit, worst[i].image)) continue;
+            if (is_within(limit, worst[i].image) && !make_layout(spec, knob, worst[i].image).is_refused) continue;
         }
         if (Reach::covers(spec, knob)) {
             worst[i] = worst_by_reach(spec, knob, formula, limit);
@@ -187,7 +187,13 @@ std::vector<Bound> worst_cases(const Spec& spec, const Knob& knob, const std::ve
         for (size_t i = 0; i < places.size(); ++i) worst[places[i]] = found[i];
     }
     std::vector<Bound> bounds;
-    for (const Worst& one : worst) bounds.push_back({one.count, make_layout(spec, knob, one.image)});
+    for (const Worst& one : worst) {
+        if (one.count < 0) {
+            throw std::invalid_argument("[worst_case] max_side must be larger: the processor of " + spec.name +
+                                        " takes no image of up to " + std::to_string(limit.max_side) + " px");
+        }
+        bounds.push_back({one.count, make_layout(spec, knob, one.image)});
+    }
     return bounds;
 }
 

@@ -49,7 +49,8 @@ bool is_bounded(const Spec& spec, Count count);
 //   ceil_grid:       the long side always ends on the same length, and an even short side stays what it is: all even
 //                    short sides, 1 px (through a ratio beyond the longest edge) and the square.
 //
-// With a limit on sizes: where there is a maximum over all images, its witness, if it is within the limit; otherwise by
+// Images that the model's own processor raises for count like others here, but not within a limit on sizes.
+// With one: where there is a maximum over all images, its witness, if it is within the limit; otherwise by
 // Note [Reach] where that covers the policy; otherwise every image within the limit is tried, max_side squared, at some 20
 // to 100 ns each.
 std::vector<Bound> worst_cases(const Spec& spec, const Knob& knob, const std::vector<Count>& counts,

@@ -27,6 +27,7 @@ std::vector<Worst> worst_of_part(const Spec& spec, const Knob& knob, const std::
         for (int64_t shorter = narrowest(limit, longer); shorter <= longer; ++shorter) {
             for (const Size image : {Size{longer, shorter}, Size{shorter, longer}}) {
                 const Cut cut = cut_image(spec, knob, image);
+                if (is_refused(spec, cut, image)) continue;
                 for (size_t i = 0; i < formulas.size(); ++i) {
                     const int64_t count = count_of(spec, formulas[i], cut, image);
                     if (count > worst[i].count) worst[i] = {count, image};
@@ -103,7 +104,9 @@ Worst worst_by_reach(const Spec& spec, const Knob& knob, const CountFormula& for
             for (int64_t width = sizes.low.width; width <= sizes.high.width; ++width) {
                 const Size image{height, width};
                 if (!is_within(limit, image)) continue;
-                const int64_t count = count_of(spec, formula, cut_image(spec, knob, image), image);
+                const Cut cut = cut_image(spec, knob, image);
+                if (is_refused(spec, cut, image)) continue;
+                const int64_t count = count_of(spec, formula, cut, image);
                 if (count > worst.count) worst = {count, image};
             }
         }

@@ -1,4 +1,4 @@
-// The largest counts among the images within a limit on sizes.
+// The largest counts among the images within a limit on sizes that the model's own processor takes.
 #pragma once
 
 #include <vector>

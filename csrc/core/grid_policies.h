@@ -12,6 +12,7 @@ struct Cut {
     Size intermediate;  // ceil_grid: the size of the resize before the one to the canvas; otherwise {0, 0}
     Size crop;          // of a local crop on the canvas, margins included
     Size global;        // of the global crop's canvas
+    bool vanishes = false;  // window_snap: a side is scaled down to 0 px, by which the upstream divides; here it is 1 px
 };
 
 // Requires a valid spec, a knob from resolve_knob and 1 <= height, width <= kMaxSide.

@@ -48,6 +48,23 @@ void validate_image(Size image) {
     check("width", image.width);
 }
 
+bool is_refused(const Spec& spec, const Cut& cut, Size image) {
+    const CropRule& crop = spec.crop;
+    const Grid grid = cut.grid;
+    if (cut.vanishes) return true;
+    if (has_parts(spec, grid)) {
+        const Box last = crop.sizing == Sizing::kEdges ? source_of(grid, image, 0, 0) : slice_of(grid, image, grid.rows - 1, grid.cols - 1);
+        return last.height <= 0 || last.width <= 0;
+    }
+    const auto is_short = [&](const Box& content) { return std::min(content.height, content.width) < crop.min_content_side; };
+    if (crop.min_content_side > 0 && grid.count() > 0 && is_short(content_of(spec, cut, image))) return true;
+    if (!crop.has_global(grid)) return false;
+    if (crop.min_content_side > 0 && is_short(place(crop.global_fit, image, global_canvas(crop, image), crop.global_size()))) return true;
+    if (crop.global_sizing != Sizing::kFeatures || grid.count() == 0) return false;
+    const int64_t patches = cut.global.height / crop.patch_size * (cut.global.width / crop.patch_size);
+    return patches > std::max(crop.max_features * crop.global_pooling().count(), crop.crop_patches() * crop.crop_patches());
+}
+
 Layout make_layout(const Spec& spec, const Knob& knob, Size image) {
     validate_image(image);
     const Cut cut = cut_image(spec, knob, image);
@@ -63,6 +80,7 @@ Layout make_layout(const Spec& spec, const Knob& knob, Size image) {
     layout.tile = cut.crop;
     layout.from_parts = has_parts(spec, cut.grid);
     layout.has_global = spec.crop.has_global(cut.grid);
+    layout.is_refused = is_refused(spec, cut, image);
     layout.num_crops = count(Count::kCrops);
     layout.sequence_tokens = count(Count::kSequenceTokens);
     layout.connector_outputs = count(Count::kConnectorOutputs);

@@ -29,6 +29,7 @@ struct Layout {
     Size tile;          // a local crop on the canvas, margins included
     bool from_parts = false;  // each local crop is cut from the image, then resized on its own
     bool has_global = false;
+    bool is_refused = false;
     int64_t num_crops = 0;  // local and global
     int64_t sequence_tokens = 0;
     int64_t connector_outputs = 0;
@@ -53,6 +54,12 @@ double scale_of(const Spec& spec, const Cut& cut, Size image);
 
 // Throws std::invalid_argument unless 1 <= height, width <= kMaxSide.
 void validate_image(Size image);
+
+// Whether the model's own processor raises for the image:
+//   a part of the image, or a side of it once scaled, has no pixels left to be resized;
+//   a side of the content on a canvas is shorter than min_content_side;
+//   a global crop of the image's own size has more patches than a row of the batch that holds the local crops.
+bool is_refused(const Spec& spec, const Cut& cut, Size image);
 
 Layout make_layout(const Spec& spec, const Knob& knob, Size image);
 

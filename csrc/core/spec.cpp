@@ -68,6 +68,7 @@ void validate_crop(const Spec& spec) {
         fail(spec, "crop_size " + std::to_string(crop.crop_size) + " must be a multiple of patch_size " +
                        std::to_string(crop.patch_size) + " when crops overlap");
     }
+    require_range(spec, "min_content_side", crop.min_content_side, 0, std::min(crop.crop_size, crop.global_size()));
     if (crop.sizing == Sizing::kFeatures) fail(spec, "sizing 'features' is known for the global crop only");
     const bool has_own_size = crop.sizing != Sizing::kSquare || crop.global_sizing != Sizing::kSquare;
     const GridPolicy policy = spec.grid.policy;

@@ -114,6 +114,7 @@ struct CropRule {
     int64_t shortest_edge = 0;     // of crops sized by edges, pixels
     int64_t longest_crop_edge = 0;
     bool fills_batch = false;      // the encoder always gets max_crops local crops
+    int64_t min_content_side = 0;  // an image whose content on a canvas has a shorter side is refused, pixels
 
     int64_t crop_patches() const { return crop_size / patch_size; }
     int64_t global_size() const { return global_crop_size > 0 ? global_crop_size : crop_size; }

@@ -206,7 +206,7 @@ def _dry_run_progress(*, show: bool) -> Iterator[Callable[[int, int], None] | No
 
 @app.command(
     epilog="Example: [b]maxcrops count molmo2-8b photos/ --csv counts.csv[/b]. Exit status 1 when a file could not be"
-    " read."
+    " read, or the model's own processor raises for an image of its size."
 )
 def count(
     model: Model,
@@ -250,7 +250,10 @@ def count(
         if rows:
             typer.echo(f"{plural(len(rows), 'image')}, {sum(row['sequence_tokens'] for row in rows)} sequence tokens")
         _print_unreadable(unreadable)
-    raise typer.Exit(1 if unreadable else 0)
+    refused = [row["path"] for row in rows if row["refused"]]
+    if refused:
+        note(f"{plural(len(refused), 'image')} for which the processor of {spec.key} raises, such as {refused[0]}")
+    raise typer.Exit(1 if unreadable or refused else 0)
 
 
 @app.command(
@@ -352,6 +355,8 @@ def show(
         f"{image}: {rows} x {cols} crops, {result.num_crops} with the global one, {result.sequence_tokens} sequence"
         f" tokens; wrote {output}"
     )
+    if result.is_refused:
+        note(f"the processor of {spec.key} raises for an image of this size")
 
 
 @app.command(
@@ -410,6 +415,7 @@ _COUNT_COLUMNS = (
     "connector_outputs",
     "vit_patches",
     "scale",
+    "refused",
 )
 
 
@@ -438,6 +444,7 @@ def _count_row(file: ImageFile, cut: Layout) -> dict[str, Any]:
         "connector_outputs": cut.connector_outputs,
         "vit_patches": cut.vit_patches,
         "scale": round(cut.scale, 6),
+        "refused": cut.is_refused,
     }
 
 

@@ -225,6 +225,8 @@ class CropRule:
     """The same."""
     fills_batch: bool = False
     """Whether the encoder always gets max_crops crops, blank ones where the image has fewer."""
+    min_content_side: int = 0
+    """The processor raises for an image of which a side is shorter than this once it lies on a canvas, pixels."""
 
     def _lower(self) -> _core.CropRule:
         rule = _core.CropRule()
@@ -243,6 +245,7 @@ class CropRule:
         rule.min_features, rule.max_features = self.min_features, self.max_features
         rule.shortest_edge, rule.longest_crop_edge = self.shortest_edge, self.longest_crop_edge
         rule.fills_batch = self.fills_batch
+        rule.min_content_side = self.min_content_side
         return rule
 
 

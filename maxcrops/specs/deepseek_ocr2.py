@@ -32,6 +32,7 @@ SPEC = Spec(
         pooling=(4, 4),
         global_position="last",
         global_fit="letterbox_round",
+        min_content_side=1,
     ),
     tokens=Tiled(tokens_per_crop=144, global_tokens=256, image_extra_tokens=1),
     knob="max_patches",

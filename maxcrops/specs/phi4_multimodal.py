@@ -21,7 +21,7 @@ SPEC = Spec(
     family="phi4_multimodal",
     description="Phi-4-multimodal: crops of the unscaled image, else nearest aspect ratio; padding dropped",
     grid=ClosestRatio(max_crops=36, split="above_grid"),
-    crop=CropRule(crop_size=448, patch_size=14, pooling=(2, 2), fit="top_left"),
+    crop=CropRule(crop_size=448, patch_size=14, pooling=(2, 2), fit="top_left", min_content_side=10),
     tokens=Stitched(col_tokens=True, low_res_col_tokens=True, unpad="by_patches", num_additional_image_tokens=1),
     knob="dynamic_hd",
     aliases={"dynamic_hd": "max_crops", "size": "crop_size"},

@@ -24,11 +24,11 @@ Cut window_snap(const Spec& spec, int64_t max_image_size, Size image) {
     const int64_t longer = std::max(size.height, size.width);
     if (longer > max_image_size) {
         const double scale = static_cast<double>(max_image_size) / static_cast<double>(longer);
-        const auto scaled = [&](int64_t side) {  // the upstream divides by a side of 0
-            return std::max<int64_t>(1, static_cast<int64_t>(static_cast<double>(side) * scale));
-        };
+        const auto scaled = [&](int64_t side) { return static_cast<int64_t>(static_cast<double>(side) * scale); };
         size = {scaled(size.height), scaled(size.width)};
     }
+    const bool vanishes = std::min(size.height, size.width) == 0;
+    size = {std::max<int64_t>(1, size.height), std::max<int64_t>(1, size.width)};
     const int64_t short_side = std::min(size.height, size.width);
     const int64_t long_side = std::max(size.height, size.width);
     const double ratio = static_cast<double>(long_side) / static_cast<double>(short_side);
@@ -39,6 +39,7 @@ Cut window_snap(const Spec& spec, int64_t max_image_size, Size image) {
         window = std::min(short_side, window);
     }
     Cut cut;
+    cut.vanishes = vanishes;
     cut.global = {spec.crop.global_size(), spec.crop.global_size()};
     if (window == 0) {
         cut.canvas = cut.global;
