@@ -6,6 +6,7 @@ import glob
 import json
 import os
 import re
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -143,6 +144,12 @@ def _value(text: str) -> Any:
 def note(line: str) -> None:
     """A remark beside the output."""
     typer.echo(line, err=True)
+
+
+def print_json(data: Any) -> None:
+    """Data on standard output."""
+    json.dump(data, sys.stdout, indent=2)
+    sys.stdout.write("\n")
 
 
 def plural(count: int, noun: str) -> str:
