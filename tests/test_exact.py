@@ -97,6 +97,21 @@ def test_counts_equal_the_processors(case: Case, oracle: GetOracle) -> None:
         assert (keys == upstream.keys(sizes)).all()
 
 
+_THIN_SIZES = [
+    (short, long) for short in (1, 2, 9, 31, 32, 40) for long in (300, 2047, 2048, 2049, 9000, 20_000, 97_000)
+]
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_the_processors_refuse_what_is_refused(case: Case, oracle: GetOracle) -> None:
+    upstream = oracle(case.oracle).Oracle(**case.upstream)
+    if not hasattr(upstream, "refused"):
+        pytest.skip("takes every size")
+    sizes = [*_THIN_SIZES, *((width, height) for height, width in _THIN_SIZES)]
+    found = [mc.layout(case.spec, height=h, width=w, max_crops=case.max_crops).is_refused for h, w in sizes]
+    assert found == upstream.refused(np.array(sizes)).tolist()
+
+
 @pytest.mark.parametrize("family", ORACLES)
 def test_another_setting_is_noticed(family: str, oracle: GetOracle) -> None:
     """A negative control: one case's settings against the answers of another's."""

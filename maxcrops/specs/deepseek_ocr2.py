@@ -42,7 +42,12 @@ SPEC = Spec(
         "tile_size": "crop_size",
         "size": "global_crop_size",
     },
-    choices={"crop_to_patches": {"true": {"grid": _CROPPED}, "false": {"grid": Fixed(rows=0, cols=0)}}},
+    choices={
+        "crop_to_patches": {
+            "true": {"grid": _CROPPED, "global_crop_size": 1024},
+            "false": {"grid": Fixed(rows=0, cols=0), "global_crop_size": None},
+        }
+    },
     sources=(
         Source(
             "cutting, tokens and defaults",
