@@ -1,6 +1,8 @@
 // The loops over pixels: every instruction set gives the scalar bytes, all of them, and touches nothing else.
 #include "pixel_fixtures.h"
 
+#include <cmath>
+
 namespace maxcrops_test {
 namespace {
 
@@ -28,79 +30,94 @@ std::vector<RowCase> row_cases() {
     return cases;
 }
 
-// A row with exactly the slack that kernels may read. The pixel behind the end is the caller's affair, and the same for
-// all; what lies behind that is noise of its own.
-std::unique_ptr<uint8_t[]> row_of(int64_t width, uint64_t seed, uint64_t noise_seed) {
-    auto row = exact<uint8_t>(3 * width + kRowSlack);
-    fill_random(seed, row.get(), 3 * width + 3);
-    fill_random(noise_seed, row.get() + 3 * width + 3, kRowSlack - 3);
-    return row;
-}
-
-struct BlendCall {
-    RowBlend by;
-    bool through_floats;  // resize_row and blend_floats instead of blend_bytes
-    int64_t split;        // pieces of a first call; the others follow in a second one
-    int64_t dy;           // row of the patches
-};
-
-Bytes blended(const PixelKernels& kernels, const RowPlan& plan, const BlendCall& call, uint64_t seed, uint64_t noise,
-              uint8_t poison = 0xA5) {
-    const auto top = row_of(plan.axis.in, seed, noise), bottom = row_of(plan.axis.in, seed + 1, noise + 1);
-    const auto stage = exact<uint8_t>(kernels.stage_bytes(plan));
-    const int64_t patches = plan.width() / plan.patch_size;
-    Guarded out(patches * 3 * plan.patch_size * plan.patch_size, poison);
-    uint8_t* to = out.data() + call.dy * 3 * plan.patch_size;
-    const int64_t count = static_cast<int64_t>(plan.pieces.size());
-    Guarded floats[2] = {{4 * kernels.row_floats(plan), 0xFF}, {4 * kernels.row_floats(plan), 0xFF}};  // NaN
-    auto* upper = reinterpret_cast<float*>(floats[0].data());
-    auto* lower = reinterpret_cast<float*>(floats[1].data());
-    for (const auto& [begin, end] : {std::make_pair(int64_t{0}, call.split), std::make_pair(call.split, count)}) {
-        if (begin == end) continue;
-        if (call.through_floats) {
-            kernels.resize_row(plan, top.get(), begin, end, stage.get(), upper);
-            kernels.resize_row(plan, bottom.get(), begin, end, stage.get(), lower);
-            kernels.blend_floats(plan, upper, lower, call.by, begin, end, to);
-        } else {
-            kernels.blend_bytes(plan, top.get(), bottom.get(), call.by, begin, end, stage.get(), to);
-        }
+// Source rows with exactly the slack that kernels may read; what lies behind their ends is noise.
+std::vector<std::unique_ptr<uint8_t[]>> rows_of(int64_t width, int64_t count, uint64_t seed, uint64_t noise_seed) {
+    std::vector<std::unique_ptr<uint8_t[]>> rows;
+    for (int64_t i = 0; i < count; ++i) {
+        rows.push_back(exact<uint8_t>(3 * width + kRowSlack));
+        fill_random(seed + static_cast<uint64_t>(i), rows.back().get(), 3 * width);
+        fill_random(noise_seed + static_cast<uint64_t>(i), rows.back().get() + 3 * width, kRowSlack);
     }
-    EXPECT_TRUE(out.intact() && floats[0].intact() && floats[1].intact());
-    return out.content();
+    return rows;
 }
 
 constexpr float kRowWeights[] = {0.0F, 1.0F, 0.5F, 0.25F, 1e-7F, 0.7234567F};
 
-TEST_P(PixelKernelsTest, BlendsRowsLikeTheScalarLoop) {
+// A patch whose row y is blended from the source rows y * numerator / denominator and the next: neighbours share both,
+// one or none of them.
+struct PatchCall {
+    int64_t patch;
+    bool chained;
+    int64_t numerator, denominator;
+    uint64_t seed;
+};
+
+Bytes blended(const PixelKernels& kernels, const RowPlan& plan, const PatchCall& call, uint64_t noise, uint8_t poison = 0xA5) {
+    const int64_t size = plan.patch_size;
+    const auto tap = [&](int64_t y) { return y * call.numerator / call.denominator; };
+    const int64_t last = tap(size - 1);  // the image ends there
+    const auto sources = rows_of(plan.axis.in, last + 1, call.seed, noise);
+    std::vector<RowPair> rows;
+    for (int64_t y = 0; y < size; ++y) {
+        const auto source = [&](int64_t row) { return sources[static_cast<size_t>(std::min(row, last))].get(); };
+        rows.push_back({source(tap(y)), source(tap(y) + 1), kRowWeights[(call.seed + static_cast<uint64_t>(y)) % std::size(kRowWeights)]});
+    }
+    Guarded out(3 * size * size, poison);
+    kernels.blend_patch(plan, call.patch, rows.data(), call.chained, out.data());
+    EXPECT_TRUE(out.intact());
+    return out.content();
+}
+
+constexpr std::pair<int64_t, int64_t> kRowSteps[] = {{0, 1}, {1, 3}, {3, 4}, {1, 1}, {7, 5}, {2, 1}, {5, 1}};
+
+TEST_P(PixelKernelsTest, BlendsPatchesLikeTheScalarLoop) {
     Random random(1);
     for (const RowCase& row : row_cases()) {
         const RowPlan plan = row_plan(row.in, row.out, row.patch);
-        for (const float weight : kRowWeights) {
+        for (const auto& [numerator, denominator] : kRowSteps) {
             for (const bool chained : {false, true}) {
-                BlendCall call{{weight, chained}, false, random(0, static_cast<int64_t>(plan.pieces.size())),
-                               random(0, row.patch - 1)};
-                const auto seed = static_cast<uint64_t>(random(0, 1000));
-                const Bytes expected = blended(kScalarPixelKernels, plan, call, seed, 7);
-                ASSERT_EQ(blended(kernels(), plan, call, seed, 8), expected) << testing::PrintToString(row);
-                call.through_floats = true;
-                if (!chained) {
-                    ASSERT_EQ(blended(kernels(), plan, call, seed, 9), expected) << testing::PrintToString(row);
-                }
+                const PatchCall call{random(0, row.out / row.patch - 1), chained, numerator, denominator,
+                                     static_cast<uint64_t>(random(0, 1000))};
+                ASSERT_EQ(blended(kernels(), plan, call, 8), blended(kScalarPixelKernels, plan, call, 7))
+                    << testing::PrintToString(row) << ", patch " << call.patch << ", rows " << numerator << "/" << denominator;
             }
         }
     }
 }
 
-TEST_P(PixelKernelsTest, WritesEveryByteOfARowAndNoOther) {
+TEST_P(PixelKernelsTest, WritesEveryByteOfAPatch) {
     for (const RowCase& row : row_cases()) {
         const RowPlan plan = row_plan(row.in, row.out, row.patch);
-        const int64_t line = 3 * row.patch, dy = row.in % row.patch;
-        for (const bool through_floats : {false, true}) {
-            const BlendCall call{{0.5F, false}, through_floats, 0, dy};
-            const Bytes one = blended(kernels(), plan, call, 3, 4, 0xA5), other = blended(kernels(), plan, call, 3, 4, 0x5A);
-            for (size_t i = 0; i < one.size(); ++i) {
-                const bool in_row = static_cast<int64_t>(i) % (row.patch * line) / line == dy;
-                ASSERT_EQ(one[i] == other[i], in_row) << testing::PrintToString(row) << ", byte " << i;
+        const PatchCall call{row.in % (row.out / row.patch), false, 3, 4, 3};
+        ASSERT_EQ(blended(kernels(), plan, call, 4, 0xA5), blended(kernels(), plan, call, 4, 0x5A)) << testing::PrintToString(row);
+    }
+}
+
+// What a patch is, from its pixels alone.
+TEST(ScalarKernels, BlendsAPatchByDefinition) {
+    for (const RowCase& row : row_cases()) {
+        const RowPlan plan = row_plan(row.in, row.out, row.patch);
+        const TwoTapAxis axis = two_tap_axis(row.in, row.out);
+        const auto sources = rows_of(row.in, 2, 5, 6);
+        const float v1 = 0.7234567F, v0 = 1.0F - v1;
+        const std::vector<RowPair> rows(static_cast<size_t>(row.patch), {sources[0].get(), sources[1].get(), v1});
+        for (const bool chained : {false, true}) {
+            Bytes out(static_cast<size_t>(3 * row.patch * row.patch));
+            const int64_t patch = row.out / row.patch - 1;  // the one that reads the row's end
+            kScalarPixelKernels.blend_patch(plan, patch, rows.data(), chained, out.data());
+            for (int64_t i = 0; i < 3 * row.patch; ++i) {
+                const auto pixel = static_cast<size_t>(patch * row.patch + i / 3);
+                const int64_t left = axis.first[pixel], right = std::min(left + 1, row.in - 1);
+                const float u1 = axis.weight[pixel], u0 = 1.0F - u1;
+                const float a = sources[0][3 * left + i % 3], b = sources[0][3 * right + i % 3];
+                const float c = sources[1][3 * left + i % 3], d = sources[1][3 * right + i % 3];
+                const float value =
+                    chained ? std::fma(v1 * u1, d, std::fma(v1 * u0, c, std::fma(v0 * u0, a, v0 * u1 * b)))
+                            : std::fma(std::fma(a, u0, b * u1), v0, std::fma(c, u0, d * u1) * v1);
+                for (int64_t dy = 0; dy < row.patch; ++dy) {
+                    ASSERT_EQ(out[static_cast<size_t>(dy * 3 * row.patch + i)], static_cast<uint8_t>(std::nearbyint(value)))
+                        << testing::PrintToString(row) << ", value " << i;
+                }
             }
         }
     }
@@ -114,15 +131,14 @@ TEST(RowPlan, PiecesCoverTheRowAndLieInOnePatch) {
             ASSERT_EQ(piece.pixel, next);
             ASSERT_TRUE(piece.num_values > 0 && piece.num_values <= 48 && piece.num_values % 3 == 0);
             next += piece.num_values / 3;
-            ASSERT_EQ(piece.patch, piece.pixel / row.patch);
-            ASSERT_EQ(piece.patch, (next - 1) / row.patch);
+            ASSERT_EQ(piece.pixel / row.patch, (next - 1) / row.patch);
             ASSERT_EQ(piece.offset, 3 * (piece.pixel % row.patch));
             if (plan.vectorised) {
                 ASSERT_GE(piece.num_values, 16);
             }
         }
         ASSERT_EQ(next, row.out);
-        ASSERT_EQ(plan.reads_end, plan.axis.first.back() == row.in - 1);
+        ASSERT_EQ(static_cast<int64_t>(plan.pieces.size()), row.out / row.patch * plan.pieces_a_patch);
     }
 }
 

@@ -30,58 +30,46 @@ constexpr int64_t kSumFloats = 48 * kLanes;
 // vectors may overlap and none is ragged.
 struct RowPlan {
     TwoTapAxis axis;
-    std::vector<int32_t> offset;  // of the first tap's pixel in its row, bytes
     int64_t patch_size = 0;
-    int64_t piece_size = 0;    // pixels; the last piece of a patch may have fewer
-    bool reads_end = false;    // whether a second tap lies behind the row's last pixel
-    bool vectorised = false;   // whether pieces are wide enough; otherwise only the scalar kernels apply
+    int64_t pieces_a_patch = 0;
+    bool vectorised = false;  // whether pieces are wide enough; otherwise only the scalar kernels apply
 
     struct Piece {
         int32_t pixel = 0;       // first one
         int32_t num_values = 0;  // 3 a pixel
-        int32_t patch = 0;
         int32_t offset = 0;      // of its first value in the patch's row
-        int32_t base = 0;        // first byte that it reads, of the row or of the staged row
+        int32_t first[3] = {};   // pixel that each vector starts in
+        int32_t base[3] = {};    // first byte of the row that each vector reads
     };
     std::vector<Piece> pieces;
-    // Per piece: 48 lanes, and the bytes they read, relative to the base.
-    AlignedVector<float> weights;       // [pieces, 48] of the second tap
-    AlignedVector<uint8_t> first_byte;  // [pieces, 64]
+    // [pieces, 48] of their lanes: the second tap's weight, and the bytes that the taps read, from the vector's base on.
+    AlignedVector<float> weights;
+    AlignedVector<uint8_t> first_byte;
     AlignedVector<uint8_t> second_byte;
-    int64_t span = 0;     // most bytes that a piece reads
-    bool staged = false;  // they are more than 256: both taps of each pixel are copied together first
+    int64_t span = 0;             // most bytes that a vector reads
+    bool gathered = false;        // they are more than 256: bytes count in eights a pixel, from the vector's first one
+    std::vector<int32_t> offset;  // of each pixel's first tap in the row, bytes; kGathered pixels from any are readable
+
+    static constexpr int64_t kGathered = 8;  // pixels that 16 values may lie in, and one to spare
 
     int64_t width() const { return static_cast<int64_t>(axis.first.size()); }
 };
 
 RowPlan row_plan(int64_t in, int64_t out, int64_t patch_size);
 
-// How the two source rows of an output row are blended: fma(top, 1 - weight, bottom * weight).
-struct RowBlend {
-    float weight = 0.0F;
-    bool chained = false;  // the four products in one chain instead, as torch does it on one thread:
-                           // fma(w11, d, fma(w10, c, fma(w00, a, w01 * b)))
+// The two source rows of an output row; the same one twice at the image's end.
+struct RowPair {
+    const uint8_t* top = nullptr;
+    const uint8_t* bottom = nullptr;
+    float weight = 0.0F;  // of the bottom one
 };
 
 struct PixelKernels {
-    // Floats that one horizontally resized row takes.
-    int64_t (*row_floats)(const RowPlan& plan);
-
-    // Bytes of scratch that resize_row and blend_bytes need.
-    int64_t (*stage_bytes)(const RowPlan& plan);
-
-    // Pieces [begin, end) of a row, horizontally resized: fma(first, 1 - weight, second * weight), in an order that
-    // only blend_floats knows.
-    void (*resize_row)(const RowPlan& plan, const uint8_t* row, int64_t begin, int64_t end, uint8_t* stage, float* out);
-
-    // Blends two such rows, rounds half to even, clamps to 8 bits; a patch's row goes to
-    // out + patch * 3 * patch_size^2.
-    void (*blend_floats)(const RowPlan& plan, const float* top, const float* bottom, RowBlend blend, int64_t begin,
-                         int64_t end, uint8_t* out);
-
-    // Both steps at once, from two source rows.
-    void (*blend_bytes)(const RowPlan& plan, const uint8_t* top, const uint8_t* bottom, RowBlend blend, int64_t begin,
-                        int64_t end, uint8_t* stage, uint8_t* out);
+    // A patch of the canvas, [patch_size, 3 * patch_size], its rows blended from `rows` [patch_size]. Each pass is
+    // fma(first, 1 - weight, second * weight), along the row and then across rows; what comes out is rounded half to
+    // even and clamped to 8 bits. `chained`: the four products are summed in one chain instead, as torch does it on one
+    // thread: fma(w11, d, fma(w10, c, fma(w00, a, w01 * b))).
+    void (*blend_patch)(const RowPlan& plan, int64_t patch, const RowPair* rows, bool chained, uint8_t* out);
 
     // Normalises `count` values of interleaved channels, `channel` that of the first, and writes them once; past the
     // caches when `stream` is set, for finish_streams to complete.

@@ -7,49 +7,58 @@
 
 #include "pixel_kernels.h"
 #include "pixel_kernels_x86.h"
+#include "row_pairs.h"
 
 namespace maxcrops {
 namespace {
 
 // A piece is cut in groups of four pixels; the last group ends with the piece.
 constexpr int64_t kGroupPixels = 4;
-constexpr int64_t kPieceFloats = 64;  // four groups of four pixels of four lanes
-
-int64_t row_floats(const RowPlan& plan) {
-    return plan.vectorised ? static_cast<int64_t>(plan.pieces.size()) * kPieceFloats : kScalarPixelKernels.row_floats(plan);
-}
-
-int64_t stage_bytes(const RowPlan&) { return 0; }
-
-struct Taps {  // of two pixels
-    __m256 first, second;
-};
-
-// Each half of a vector reads one pixel's six bytes and spreads three of them over its lanes.
-Taps taps_of(const uint8_t* row, const int32_t* offset) {
-    const auto pixel = [&](int i) { return _mm_loadu_si128(reinterpret_cast<const __m128i*>(row + offset[i])); };
-    const __m256i pair = _mm256_inserti128_si256(_mm256_castsi128_si256(pixel(0)), pixel(1), 1);
-    const __m256i near = _mm256_broadcastsi128_si256(_mm_setr_epi8(0, -1, -1, -1, 1, -1, -1, -1, 2, -1, -1, -1, -1, -1, -1, -1));
-    const __m256i far = _mm256_broadcastsi128_si256(_mm_setr_epi8(3, -1, -1, -1, 4, -1, -1, -1, 5, -1, -1, -1, -1, -1, -1, -1));
-    return {_mm256_cvtepi32_ps(_mm256_shuffle_epi8(pair, near)), _mm256_cvtepi32_ps(_mm256_shuffle_epi8(pair, far))};
-}
-
-// Weights of four pixels, one a lane for each pixel's four.
-struct Weights {
-    __m256 low, high;
-
-    explicit Weights(const float* weight) {
-        const __m256 four = _mm256_broadcast_ps(reinterpret_cast<const __m128*>(weight));
-        low = _mm256_permutevar8x32_ps(four, _mm256_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1));
-        high = _mm256_permutevar8x32_ps(four, _mm256_setr_epi32(2, 2, 2, 2, 3, 3, 3, 3));
-    }
-};
 
 __m256 blend(__m256 first, __m256 second, __m256 weight) {
     return _mm256_fmadd_ps(first, _mm256_sub_ps(_mm256_set1_ps(1.0F), weight), _mm256_mul_ps(second, weight));
 }
 
-__m256 blend(const Taps& taps, __m256 weight) { return blend(taps.first, taps.second, weight); }
+// Two pixels of a source row, in four lanes each: both taps.
+struct Taps {
+    __m256 first, second;
+};
+
+// Where two pixels are in a row, and the second tap's weights.
+class PixelPair {
+public:
+    PixelPair(const RowPlan& plan, int64_t pixel) {
+        const int32_t* first = &plan.axis.first[static_cast<size_t>(pixel)];
+        const float* weight = &plan.axis.weight[static_cast<size_t>(pixel)];
+        const auto at_end = [&](int i) { return first[i] == plan.axis.in - 1; };
+        for (int i = 0; i < 2; ++i) offset_[i] = 3 * first[i];
+        second_byte_ = halves_of(at_end(0) ? bytes_from(0) : bytes_from(3), at_end(1) ? bytes_from(0) : bytes_from(3));
+        weight_ = _mm256_set_m128(_mm_set1_ps(weight[1]), _mm_set1_ps(weight[0]));
+    }
+
+    __m256 weight() const { return weight_; }
+
+    // Each half of a vector reads one pixel's six bytes and spreads three of them over its lanes.
+    Taps taps(const uint8_t* row) const {
+        const auto pixel = [&](int i) { return _mm_loadu_si128(reinterpret_cast<const __m128i*>(row + offset_[i])); };
+        const __m256i pair = halves_of(pixel(0), pixel(1));
+        return {_mm256_cvtepi32_ps(_mm256_shuffle_epi8(pair, _mm256_broadcastsi128_si256(bytes_from(0)))),
+                _mm256_cvtepi32_ps(_mm256_shuffle_epi8(pair, second_byte_))};
+    }
+
+private:
+    static __m256i halves_of(__m128i low, __m128i high) {
+        return _mm256_inserti128_si256(_mm256_castsi128_si256(low), high, 1);
+    }
+    static __m128i bytes_from(char first) {  // three of them, as 32-bit integers, and a zero
+        const auto next = static_cast<char>(first + 1), last = static_cast<char>(first + 2);
+        return _mm_setr_epi8(first, -1, -1, -1, next, -1, -1, -1, last, -1, -1, -1, -1, -1, -1, -1);
+    }
+
+    int64_t offset_[2];
+    __m256i second_byte_;
+    __m256 weight_;
+};
 
 // Four pixels as 12 bytes, rounded half to even (the mode that floating point starts in) and saturated.
 void store_group(__m256 low, __m256 high, bool room_for_16, uint8_t* to) {
@@ -67,88 +76,55 @@ void store_group(__m256 low, __m256 high, bool room_for_16, uint8_t* to) {
     }
 }
 
-// Calls group(number, first pixel of it within the piece, whether 16 bytes may be written) for each group of a piece.
-template <typename Group>
-void for_groups(const RowPlan::Piece& piece, const Group& group) {
-    if (piece.num_values == 42) {  // patches of 14 pixels, the usual ones, without a loop
-        group(0, 0, true);
-        group(1, 4, true);
-        group(2, 8, true);
-        group(3, 10, false);
-        return;
-    }
-    const int64_t pixels = piece.num_values / 3;
-    const int64_t groups = (pixels + kGroupPixels - 1) / kGroupPixels;
-    for (int64_t g = 0; g < groups; ++g) {
-        const int64_t pixel = std::min(g * kGroupPixels, pixels - kGroupPixels);
-        group(g, pixel, 3 * pixel + 16 <= piece.num_values);
-    }
-}
-
-void resize_row(const RowPlan& plan, const uint8_t* row, int64_t begin, int64_t end, uint8_t* stage, float* out) {
-    if (!plan.vectorised) return kScalarPixelKernels.resize_row(plan, row, begin, end, stage, out);
-    for (int64_t p = begin; p < end; ++p) {
-        const RowPlan::Piece& piece = plan.pieces[static_cast<size_t>(p)];
-        const int32_t* offset = &plan.offset[static_cast<size_t>(piece.pixel)];
-        const float* weight = &plan.axis.weight[static_cast<size_t>(piece.pixel)];
-        for_groups(piece, [&](int64_t g, int64_t pixel, bool) {
-            float* to = out + p * kPieceFloats + g * 16;
-            const Weights weights(weight + pixel);
-            _mm256_storeu_ps(to, blend(taps_of(row, offset + pixel), weights.low));
-            _mm256_storeu_ps(to + 8, blend(taps_of(row, offset + pixel + 2), weights.high));
-        });
-    }
-}
-
-void blend_floats(const RowPlan& plan, const float* top, const float* bottom, RowBlend by, int64_t begin, int64_t end,
-                  uint8_t* out) {
-    if (!plan.vectorised) return kScalarPixelKernels.blend_floats(plan, top, bottom, by, begin, end, out);
-    const __m256 weight = _mm256_set1_ps(by.weight);
-    for (int64_t p = begin; p < end; ++p) {
-        const RowPlan::Piece& piece = plan.pieces[static_cast<size_t>(p)];
-        uint8_t* to = patch_row(plan, piece, out);
-        for_groups(piece, [&](int64_t g, int64_t pixel, bool room) {
-            const float* a = top + p * kPieceFloats + g * 16;
-            const float* b = bottom + p * kPieceFloats + g * 16;
-            store_group(blend(_mm256_loadu_ps(a), _mm256_loadu_ps(b), weight),
-                        blend(_mm256_loadu_ps(a + 8), _mm256_loadu_ps(b + 8), weight), room, to + 3 * pixel);
-        });
-    }
-}
-
-template <bool kChained>
-__m256 blend_taps(const Taps& top, const Taps& bottom, __m256 u1, __m256 v1) {
-    if constexpr (!kChained) return blend(blend(top, u1), blend(bottom, u1), v1);
+__m256 blend_chained(const Taps& top, const Taps& bottom, __m256 u1, __m256 v1) {
     const __m256 one = _mm256_set1_ps(1.0F);
     const __m256 u0 = _mm256_sub_ps(one, u1), v0 = _mm256_sub_ps(one, v1);
     const __m256 upper = _mm256_fmadd_ps(_mm256_mul_ps(v0, u0), top.first, _mm256_mul_ps(_mm256_mul_ps(v0, u1), top.second));
     return _mm256_fmadd_ps(_mm256_mul_ps(v1, u1), bottom.second, _mm256_fmadd_ps(_mm256_mul_ps(v1, u0), bottom.first, upper));
 }
 
+// A column of four pixels through the rows of a patch.
 template <bool kChained>
-void blend_pieces(const RowPlan& plan, const uint8_t* top, const uint8_t* bottom, float v, int64_t begin, int64_t end,
-                  uint8_t* out) {
-    const __m256 v1 = _mm256_set1_ps(v);
-    for (int64_t p = begin; p < end; ++p) {
-        const RowPlan::Piece& piece = plan.pieces[static_cast<size_t>(p)];
-        const int32_t* offset = &plan.offset[static_cast<size_t>(piece.pixel)];
-        const float* weight = &plan.axis.weight[static_cast<size_t>(piece.pixel)];
-        uint8_t* to = patch_row(plan, piece, out);
-        for_groups(piece, [&](int64_t, int64_t pixel, bool room) {
-            const int32_t* at = offset + pixel;
-            const Weights u(weight + pixel);
-            store_group(blend_taps<kChained>(taps_of(top, at), taps_of(bottom, at), u.low, v1),
-                        blend_taps<kChained>(taps_of(top, at + 2), taps_of(bottom, at + 2), u.high, v1), room,
-                        to + 3 * pixel);
+void blend_group(const RowPlan& plan, int64_t pixel, const RowPair* rows, bool room_for_16, uint8_t* to) {
+    const PixelPair low(plan, pixel), high(plan, pixel + 2);
+    const auto place = [&](int64_t dy) { return to + dy * 3 * plan.patch_size; };
+    if constexpr (kChained) {
+        struct Row {
+            Taps low, high;
+        };
+        const auto read = [&](const uint8_t* row) { return Row{low.taps(row), high.taps(row)}; };
+        for_row_pairs<Row>(rows, plan.patch_size, read, [&](const Row& top, const Row& bottom, float weight, int64_t dy) {
+            const __m256 by = _mm256_set1_ps(weight);
+            store_group(blend_chained(top.low, bottom.low, low.weight(), by),
+                        blend_chained(top.high, bottom.high, high.weight(), by), room_for_16, place(dy));
+        });
+    } else {
+        struct Row {
+            __m256 low, high;
+        };
+        const auto resized = [](const PixelPair& pair, const uint8_t* row) {
+            const Taps taps = pair.taps(row);
+            return blend(taps.first, taps.second, pair.weight());
+        };
+        const auto read = [&](const uint8_t* row) { return Row{resized(low, row), resized(high, row)}; };
+        for_row_pairs<Row>(rows, plan.patch_size, read, [&](const Row& top, const Row& bottom, float weight, int64_t dy) {
+            const __m256 by = _mm256_set1_ps(weight);
+            store_group(blend(top.low, bottom.low, by), blend(top.high, bottom.high, by), room_for_16, place(dy));
         });
     }
 }
 
-void blend_bytes(const RowPlan& plan, const uint8_t* top, const uint8_t* bottom, RowBlend by, int64_t begin,
-                 int64_t end, uint8_t* stage, uint8_t* out) {
-    if (!plan.vectorised) return kScalarPixelKernels.blend_bytes(plan, top, bottom, by, begin, end, stage, out);
-    const auto pieces = by.chained ? blend_pieces<true> : blend_pieces<false>;
-    pieces(plan, top, bottom, by.weight, begin, end, out);
+void blend_patch(const RowPlan& plan, int64_t patch, const RowPair* rows, bool chained, uint8_t* out) {
+    if (!plan.vectorised) return kScalarPixelKernels.blend_patch(plan, patch, rows, chained, out);
+    const auto group = chained ? blend_group<true> : blend_group<false>;
+    for (int64_t p = patch * plan.pieces_a_patch; p < (patch + 1) * plan.pieces_a_patch; ++p) {
+        const RowPlan::Piece& piece = plan.pieces[static_cast<size_t>(p)];
+        const int64_t pixels = piece.num_values / 3;
+        for (int64_t i = 0; i < pixels; i += kGroupPixels) {
+            const int64_t first = std::min(i, pixels - kGroupPixels);
+            group(plan, piece.pixel + first, rows, 3 * first + 16 <= piece.num_values, out + piece.offset + 3 * first);
+        }
+    }
 }
 
 // One constant a channel, laid out for three vectors in a row whose first lane is `phase`.
@@ -382,8 +358,7 @@ void finish_streams() { _mm_sfence(); }
 
 }  // namespace
 
-const PixelKernels kAvx2PixelKernels{row_floats,      stage_bytes,     resize_row,  blend_floats, blend_bytes,
-                                     normalize_bytes, transpose_units, sum_columns, sum_rows,     cast_floats,
-                                     finish_streams};
+const PixelKernels kAvx2PixelKernels{blend_patch, normalize_bytes, transpose_units, sum_columns,
+                                     sum_rows,    cast_floats,     finish_streams};
 
 }  // namespace maxcrops

@@ -8,165 +8,151 @@
 
 #include "pixel_kernels.h"
 #include "pixel_kernels_x86.h"
+#include "row_pairs.h"
 
 namespace maxcrops {
 namespace {
 
 constexpr int64_t kPieceLanes = 48;
-constexpr int64_t kStagedPixelBytes = 8;
+constexpr __mmask64 kLowestBytes = 0x1111111111111111ULL;  // of each 32-bit lane
 
-
-int64_t row_floats(const RowPlan& plan) {
-    return plan.vectorised ? static_cast<int64_t>(plan.pieces.size()) * kPieceLanes : kScalarPixelKernels.row_floats(plan);
-}
-
-int64_t stage_bytes(const RowPlan& plan) {
-    return plan.staged ? 2 * (plan.width() * kStagedPixelBytes + kRowSlack) : 0;
-}
-
-// The up to 256 bytes that a piece reads, in as many vectors as they take: 1, 2 or 4.
+// The bytes that 16 values of a piece read of a source row, in as many vectors as they take: 1, 2 or 4; 0 if they lie
+// too far apart for that, and eight bytes of each pixel are gathered.
 template <int kLoads>
 struct Window {
-    __m512i bytes[kLoads];
+    __m512i bytes[kLoads > 0 ? kLoads : 1];
 
-    explicit Window(const uint8_t* from) {
-        for (int i = 0; i < kLoads; ++i) bytes[i] = _mm512_loadu_si512(from + 64 * i);
+    Window(const RowPlan& plan, const RowPlan::Piece& piece, int vector, const uint8_t* row) {
+        if constexpr (kLoads == 0) {
+            const int32_t* offsets = &plan.offset[static_cast<size_t>(piece.first[vector])];
+            const __m256i pixels = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(offsets));
+            bytes[0] = _mm512_i32gather_epi64(pixels, row, 1);
+        }
+        for (int i = 0; i < kLoads; ++i) bytes[i] = _mm512_loadu_si512(row + piece.base[vector] + 64 * i);
     }
 
-    // The bytes of one tap for the 48 lanes of a piece.
-    __m512i gather(const uint8_t* index_bytes) const {
-        const __m512i index = _mm512_loadu_si512(index_bytes);
-        if constexpr (kLoads == 1) return _mm512_permutexvar_epi8(index, bytes[0]);
-        if constexpr (kLoads == 2) return _mm512_permutex2var_epi8(bytes[0], index, bytes[1]);
+    // One tap of each value; `index` has its byte in the lowest of each lane's four.
+    __m512 tap(__m512i index) const { return _mm512_cvtepi32_ps(lowest_bytes(index)); }
+
+private:
+    __m512i lowest_bytes(__m512i index) const {
+        if constexpr (kLoads <= 1) return _mm512_maskz_permutexvar_epi8(kLowestBytes, index, bytes[0]);
+        if constexpr (kLoads == 2) return _mm512_maskz_permutex2var_epi8(kLowestBytes, bytes[0], index, bytes[1]);
         if constexpr (kLoads == 4) {
-            return _mm512_mask_blend_epi8(_mm512_movepi8_mask(index), _mm512_permutex2var_epi8(bytes[0], index, bytes[1]),
-                                          _mm512_permutex2var_epi8(bytes[2], index, bytes[3]));
+            return _mm512_mask_blend_epi8(_mm512_movepi8_mask(index),
+                                          _mm512_maskz_permutex2var_epi8(kLowestBytes, bytes[0], index, bytes[1]),
+                                          _mm512_maskz_permutex2var_epi8(kLowestBytes, bytes[2], index, bytes[3]));
         }
     }
 };
-
-// Calls one of three instances of a function template.
-template <typename Function>
-void for_span(const RowPlan& plan, const Function& function) {
-    if (plan.span <= 64) return function(std::integral_constant<int, 1>());
-    if (plan.span <= 128) return function(std::integral_constant<int, 2>());
-    function(std::integral_constant<int, 4>());
-}
-
-// 16 of 64 bytes as floats; one permutation moves them and clears the upper bytes of each lane.
-template <int kVector>
-__m512 floats_of(__m512i bytes) {
-    const __m512i lane = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
-    const __m512i index = _mm512_add_epi32(lane, _mm512_set1_epi32(16 * kVector));
-    return _mm512_cvtepi32_ps(_mm512_maskz_permutexvar_epi8(0x1111111111111111ULL, index, bytes));
-}
 
 __m512 blend(__m512 first, __m512 second, __m512 weight) {
     return _mm512_fmadd_ps(first, _mm512_sub_ps(_mm512_set1_ps(1.0F), weight), _mm512_mul_ps(second, weight));
 }
 
-// Half to even, in the mode that floating point starts in. Sums of weights are 1 within a rounding and never negative:
-// saturation at 255 is the whole clamp.
-__m128i rounded(__m512 value) {
-    return _mm512_cvtusepi32_epi8(_mm512_cvtps_epi32(value));
-}
-
-void store_piece(const RowPlan::Piece& piece, __m512 v0, __m512 v1, __m512 v2, uint8_t* to) {
-    const int64_t last = piece.num_values - 16;
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(to), rounded(v0));
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(to + std::min<int64_t>(16, last)), rounded(v1));
-    _mm_storeu_si128(reinterpret_cast<__m128i*>(to + std::min<int64_t>(32, last)), rounded(v2));
-}
-
-// Copies both taps of each pixel next to each other, so that a piece reads 128 bytes however far apart they were.
-void stage_row(const RowPlan& plan, const uint8_t* row, int64_t begin, int64_t end, uint8_t* stage) {
-    const int64_t first = plan.pieces[static_cast<size_t>(begin)].pixel;
-    const RowPlan::Piece& last = plan.pieces[static_cast<size_t>(end - 1)];
-    for (int64_t pixel = first; pixel < last.pixel + last.num_values / 3; ++pixel) {
-        std::memcpy(stage + pixel * kStagedPixelBytes, row + plan.offset[static_cast<size_t>(pixel)],
-                    kStagedPixelBytes);
+// Sixteen values of a piece: where their taps are in a source row, and the second one's weights.
+template <int kLoads>
+class Vector {
+public:
+    Vector(const RowPlan& plan, size_t piece, int vector) : plan_(plan), piece_(plan.pieces[piece]), vector_(vector) {
+        const size_t lanes = piece * kPieceLanes + 16 * static_cast<size_t>(vector);
+        first_ = indices(&plan.first_byte[lanes]);
+        second_ = indices(&plan.second_byte[lanes]);
+        weight_ = _mm512_load_ps(&plan.weights[lanes]);
     }
-}
 
-void resize_row(const RowPlan& plan, const uint8_t* row, int64_t begin, int64_t end, uint8_t* stage, float* out) {
-    if (!plan.vectorised) return kScalarPixelKernels.resize_row(plan, row, begin, end, stage, out);
-    if (plan.staged) {
-        stage_row(plan, row, begin, end, stage);
-        row = stage;
+    struct Taps {
+        __m512 first, second;
+    };
+
+    Taps taps(const uint8_t* row) const {
+        const Window<kLoads> window(plan_, piece_, vector_, row);
+        return {window.tap(first_), window.tap(second_)};
     }
-    for_span(plan, [&](auto loads) {
-        for (int64_t p = begin; p < end; ++p) {
-            const Window<loads> window(row + plan.pieces[static_cast<size_t>(p)].base);
-            const __m512i first = window.gather(&plan.first_byte[static_cast<size_t>(p) * 64]);
-            const __m512i second = window.gather(&plan.second_byte[static_cast<size_t>(p) * 64]);
-            const float* weights = &plan.weights[static_cast<size_t>(p * kPieceLanes)];
-            float* to = out + p * kPieceLanes;
-            _mm512_storeu_ps(to, blend(floats_of<0>(first), floats_of<0>(second), _mm512_loadu_ps(weights)));
-            _mm512_storeu_ps(to + 16, blend(floats_of<1>(first), floats_of<1>(second), _mm512_loadu_ps(weights + 16)));
-            _mm512_storeu_ps(to + 32, blend(floats_of<2>(first), floats_of<2>(second), _mm512_loadu_ps(weights + 32)));
-        }
-    });
-}
-
-void blend_floats(const RowPlan& plan, const float* top, const float* bottom, RowBlend by, int64_t begin, int64_t end,
-                  uint8_t* out) {
-    if (!plan.vectorised) return kScalarPixelKernels.blend_floats(plan, top, bottom, by, begin, end, out);
-    const __m512 weight = _mm512_set1_ps(by.weight);
-    for (int64_t p = begin; p < end; ++p) {
-        const RowPlan::Piece& piece = plan.pieces[static_cast<size_t>(p)];
-        const float* a = top + p * kPieceLanes;
-        const float* b = bottom + p * kPieceLanes;
-        store_piece(piece, blend(_mm512_loadu_ps(a), _mm512_loadu_ps(b), weight),
-                    blend(_mm512_loadu_ps(a + 16), _mm512_loadu_ps(b + 16), weight),
-                    blend(_mm512_loadu_ps(a + 32), _mm512_loadu_ps(b + 32), weight), patch_row(plan, piece, out));
+    __m512 resized(const uint8_t* row) const {
+        const Taps read = taps(row);
+        return blend(read.first, read.second, weight_);
     }
-}
+    // The chain of four products.
+    __m512 chained(const Taps& top, const Taps& bottom, __m512 v1) const {
+        const __m512 one = _mm512_set1_ps(1.0F), u1 = weight_;
+        const __m512 u0 = _mm512_sub_ps(one, u1), v0 = _mm512_sub_ps(one, v1);
+        const __m512 upper =
+            _mm512_fmadd_ps(_mm512_mul_ps(v0, u0), top.first, _mm512_mul_ps(_mm512_mul_ps(v0, u1), top.second));
+        return _mm512_fmadd_ps(_mm512_mul_ps(v1, u1), bottom.second,
+                               _mm512_fmadd_ps(_mm512_mul_ps(v1, u0), bottom.first, upper));
+    }
 
-struct Taps {  // of a piece, in two source rows
-    __m512i a, b, c, d;
+private:
+    static __m512i indices(const uint8_t* bytes) {
+        return _mm512_cvtepu8_epi32(_mm_load_si128(reinterpret_cast<const __m128i*>(bytes)));
+    }
+
+    const RowPlan& plan_;
+    const RowPlan::Piece& piece_;
+    const int vector_;
+    __m512i first_, second_;
+    __m512 weight_;
 };
 
-template <bool kChained, int kVector>
-__m512 blend_taps(const Taps& taps, const float* weights, __m512 v1) {
-    const __m512 one = _mm512_set1_ps(1.0F);
-    const __m512 u1 = _mm512_loadu_ps(weights + 16 * kVector);
-    const __m512 a = floats_of<kVector>(taps.a), b = floats_of<kVector>(taps.b);
-    const __m512 c = floats_of<kVector>(taps.c), d = floats_of<kVector>(taps.d);
-    if constexpr (!kChained) return blend(blend(a, b, u1), blend(c, d, u1), v1);
-    const __m512 u0 = _mm512_sub_ps(one, u1), v0 = _mm512_sub_ps(one, v1);
-    const __m512 top = _mm512_fmadd_ps(_mm512_mul_ps(v0, u0), a, _mm512_mul_ps(_mm512_mul_ps(v0, u1), b));
-    return _mm512_fmadd_ps(_mm512_mul_ps(v1, u1), d, _mm512_fmadd_ps(_mm512_mul_ps(v1, u0), c, top));
+// Rounds half to even, in the mode that floating point starts in: adding 1.5 * 2^23 leaves a value's integer in the
+// lowest bits. Sums of weights are 1 within a rounding and never negative, so that it is at most 255.
+__m512i rounded(__m512 value) { return _mm512_castps_si512(_mm512_add_ps(value, _mm512_set1_ps(12582912.0F))); }
+
+void store_piece(int64_t num_values, __m512 v0, __m512 v1, __m512 v2, uint8_t* to) {
+    const auto store = [&](int64_t at, __m512 v) {
+        _mm_storeu_si128(reinterpret_cast<__m128i*>(to + std::min(at, num_values - 16)), _mm512_cvtepi32_epi8(rounded(v)));
+    };
+    store(0, v0);
+    store(16, v1);
+    store(32, v2);
 }
 
-template <bool kChained, int kLoads>
-void blend_pieces(const RowPlan& plan, const uint8_t* top, const uint8_t* bottom, float weight, int64_t begin,
-                  int64_t end, uint8_t* out) {
-    const __m512 v1 = _mm512_set1_ps(weight);
-    for (int64_t p = begin; p < end; ++p) {
-        const RowPlan::Piece& piece = plan.pieces[static_cast<size_t>(p)];
-        const uint8_t* first = &plan.first_byte[static_cast<size_t>(p) * 64];
-        const uint8_t* second = &plan.second_byte[static_cast<size_t>(p) * 64];
-        const Window<kLoads> upper(top + piece.base), lower(bottom + piece.base);
-        const Taps taps{upper.gather(first), upper.gather(second), lower.gather(first), lower.gather(second)};
-        const float* weights = &plan.weights[static_cast<size_t>(p * kPieceLanes)];
-        store_piece(piece, blend_taps<kChained, 0>(taps, weights, v1), blend_taps<kChained, 1>(taps, weights, v1),
-                    blend_taps<kChained, 2>(taps, weights, v1), patch_row(plan, piece, out));
+// A column of at most 16 pixels through the rows of a patch.
+template <int kLoads, bool kChained>
+void blend_piece(const RowPlan& plan, size_t p, const RowPair* rows, uint8_t* out) {
+    const RowPlan::Piece& piece = plan.pieces[p];
+    const Vector<kLoads> v0(plan, p, 0), v1(plan, p, 1), v2(plan, p, 2);
+    const auto place = [&](int64_t dy) { return out + dy * 3 * plan.patch_size + piece.offset; };
+    if constexpr (kChained) {
+        struct Row {
+            typename Vector<kLoads>::Taps v0, v1, v2;
+        };
+        const auto read = [&](const uint8_t* row) { return Row{v0.taps(row), v1.taps(row), v2.taps(row)}; };
+        for_row_pairs<Row>(rows, plan.patch_size, read, [&](const Row& top, const Row& bottom, float weight, int64_t dy) {
+            const __m512 by = _mm512_set1_ps(weight);
+            store_piece(piece.num_values, v0.chained(top.v0, bottom.v0, by), v1.chained(top.v1, bottom.v1, by),
+                        v2.chained(top.v2, bottom.v2, by), place(dy));
+        });
+    } else {
+        struct Row {
+            __m512 v0, v1, v2;
+        };
+        const auto read = [&](const uint8_t* row) { return Row{v0.resized(row), v1.resized(row), v2.resized(row)}; };
+        for_row_pairs<Row>(rows, plan.patch_size, read, [&](const Row& top, const Row& bottom, float weight, int64_t dy) {
+            const __m512 by = _mm512_set1_ps(weight);
+            store_piece(piece.num_values, blend(top.v0, bottom.v0, by), blend(top.v1, bottom.v1, by),
+                        blend(top.v2, bottom.v2, by), place(dy));
+        });
     }
 }
 
-void blend_bytes(const RowPlan& plan, const uint8_t* top, const uint8_t* bottom, RowBlend by, int64_t begin,
-                 int64_t end, uint8_t* stage, uint8_t* out) {
-    if (!plan.vectorised) return kScalarPixelKernels.blend_bytes(plan, top, bottom, by, begin, end, stage, out);
-    if (plan.staged) {
-        uint8_t* second = stage + plan.width() * kStagedPixelBytes + kRowSlack;
-        stage_row(plan, top, begin, end, stage);
-        stage_row(plan, bottom, begin, end, second);
-        top = stage;
-        bottom = second;
-    }
+// Calls one of four instances of a function template.
+template <typename Function>
+void for_span(const RowPlan& plan, const Function& function) {
+    if (plan.gathered) return function(std::integral_constant<int, 0>());
+    if (plan.span <= 64) return function(std::integral_constant<int, 1>());
+    if (plan.span <= 128) return function(std::integral_constant<int, 2>());
+    function(std::integral_constant<int, 4>());
+}
+
+void blend_patch(const RowPlan& plan, int64_t patch, const RowPair* rows, bool chained, uint8_t* out) {
+    if (!plan.vectorised) return kScalarPixelKernels.blend_patch(plan, patch, rows, chained, out);
     for_span(plan, [&](auto loads) {
-        const auto pieces = by.chained ? blend_pieces<true, loads> : blend_pieces<false, loads>;
-        pieces(plan, top, bottom, by.weight, begin, end, out);
+        const auto blend_one = chained ? blend_piece<loads, true> : blend_piece<loads, false>;
+        for (int64_t p = patch * plan.pieces_a_patch; p < (patch + 1) * plan.pieces_a_patch; ++p) {
+            blend_one(plan, static_cast<size_t>(p), rows, out);
+        }
     });
 }
 
@@ -212,15 +198,29 @@ void store_line(void* to, __m512i value) {
     }
 }
 
+// Normalises values of interleaved channels, three vectors at a time.
+class Normalizer {
+public:
+    Normalizer(const ByteNormalization& normalization, int64_t phase)
+        : offset_(normalization.offsets.data() + phase),
+          high_(normalization.highs.data() + phase),
+          low_(normalization.lows.data() + phase) {}
+
+    __m512 operator()(__m128i bytes, int vector) const {
+        const __m512 x = _mm512_sub_ps(_mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(bytes)), offset_.v[vector]);
+        return _mm512_fmadd_ps(x, high_.v[vector], _mm512_mul_ps(x, low_.v[vector]));
+    }
+
+private:
+    const ChannelVectors offset_, high_, low_;
+};
+
 template <bool kStream>
 void normalize_lines(const ByteNormalization& normalization, const uint8_t* in, int64_t count, int64_t phase,
                      PixelType type, uint8_t* out) {
-    const ChannelVectors offset(normalization.offsets.data() + phase);
-    const ChannelVectors high(normalization.highs.data() + phase), low(normalization.lows.data() + phase);
+    const Normalizer normalizer(normalization, phase);
     const auto normalized = [&](int64_t i, int vector) {
-        const __m128i bytes = _mm_loadu_si128(reinterpret_cast<const __m128i*>(in + i));
-        const __m512 x = _mm512_sub_ps(_mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(bytes)), offset.v[vector]);
-        return _mm512_fmadd_ps(x, high.v[vector], _mm512_mul_ps(x, low.v[vector]));
+        return normalizer(_mm_loadu_si128(reinterpret_cast<const __m128i*>(in + i)), vector);
     };
     if (type == PixelType::kFloat32) {
         for (int64_t i = 0; i < count; i += 48) {
@@ -234,6 +234,22 @@ void normalize_lines(const ByteNormalization& normalization, const uint8_t* in, 
         store_line<kStream>(out + 2 * i, halves(normalized(i, 0), normalized(i + 16, 1), type));
         store_line<kStream>(out + 2 * i + 64, halves(normalized(i + 32, 2), normalized(i + 48, 0), type));
         store_line<kStream>(out + 2 * i + 128, halves(normalized(i + 64, 1), normalized(i + 80, 2), type));
+    }
+}
+
+// Values before the first whole line or behind the last, through the caches.
+void normalize_rest(const ByteNormalization& normalization, const uint8_t* in, int64_t count, int64_t phase,
+                    PixelType type, uint8_t* out) {
+    if (count == 0) return;
+    const Normalizer normalizer(normalization, phase);
+    for (int64_t i = 0; i < count; i += 16) {
+        const auto mask = static_cast<__mmask16>((1U << std::min<int64_t>(count - i, 16)) - 1U);
+        const __m512 value = normalizer(_mm_maskz_loadu_epi8(mask, in + i), static_cast<int>(i / 16 % 3));
+        if (type == PixelType::kFloat32) {
+            _mm512_mask_storeu_ps(out + 4 * i, mask, value);
+        } else {
+            _mm256_mask_storeu_epi16(out + 2 * i, mask, _mm512_castsi512_si256(halves(value, value, type)));
+        }
     }
 }
 
@@ -267,26 +283,33 @@ void look_up_lines(const std::array<std::array<uint8_t, 256>, 2>& table, const u
 
 void normalize_bytes(const ByteNormalization& normalization, const uint8_t* in, int64_t count, int64_t channel,
                      PixelType type, bool stream, void* to) {
-    const auto scalar = kScalarPixelKernels.normalize_bytes;
-    if (!normalization.by_arithmetic) return scalar(normalization, in, count, channel, type, false, to);
+    if (!normalization.by_arithmetic) {
+        return kScalarPixelKernels.normalize_bytes(normalization, in, count, channel, type, false, to);
+    }
     auto* out = static_cast<uint8_t*>(to);
     const int64_t element = bytes_of(type);
+    const bool looks_up = normalization.same_channels && type != PixelType::kFloat32;
     const int64_t head = stream ? before_line(out, element, count) : 0;
-    if (normalization.same_channels && type != PixelType::kFloat32) {
-        const int64_t body = (count - head) / 64 * 64, rest = count - head - body;
-        const auto look_up = stream ? look_up_lines<true> : look_up_lines<false>;
-        scalar(normalization, in, head, 0, type, false, out);
-        look_up(type == PixelType::kBFloat16 ? normalization.bfloat16_bytes : normalization.float16_bytes, in + head, body,
-                out + head * element);
-        return scalar(normalization, in + count - rest, rest, 0, type, false, out + (count - rest) * element);
+    const int64_t step = looks_up ? 64 : type == PixelType::kFloat32 ? 48 : 96;
+    const int64_t body = (count - head) / step * step, rest = count - head - body;
+    normalize_rest(normalization, in, head, channel, type, out);
+    if (looks_up) {
+        const auto lines = stream ? look_up_lines<true> : look_up_lines<false>;
+        lines(type == PixelType::kBFloat16 ? normalization.bfloat16_bytes : normalization.float16_bytes, in + head, body,
+              out + head * element);
+    } else {
+        const auto lines = stream ? normalize_lines<true> : normalize_lines<false>;
+        lines(normalization, in + head, body, (channel + head) % 3, type, out + head * element);
     }
-    const int64_t step = type == PixelType::kFloat32 ? 48 : 96;
-    const int64_t body = (count - head) / step * step;
-    const int64_t phase = (channel + head) % 3;  // a step is a multiple of three values
-    scalar(normalization, in, head, channel, type, false, out);
-    const auto lines = stream ? normalize_lines<true> : normalize_lines<false>;
-    lines(normalization, in + head, body, phase, type, out + head * element);
-    scalar(normalization, in + head + body, count - head - body, phase, type, false, out + (head + body) * element);
+    normalize_rest(normalization, in + count - rest, rest, (channel + head + body) % 3, type, out + (count - rest) * element);
+}
+
+// 16 of 64 bytes as floats; one permutation moves them and clears the upper bytes of each lane.
+template <int kVector>
+__m512 floats_of(__m512i bytes) {
+    const __m512i lane = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    const __m512i index = _mm512_add_epi32(lane, _mm512_set1_epi32(16 * kVector));
+    return _mm512_cvtepi32_ps(_mm512_maskz_permutexvar_epi8(kLowestBytes, index, bytes));
 }
 
 void transpose_units(const uint8_t* const* rows, int64_t begin, int64_t end, float* out) {
@@ -454,8 +477,7 @@ void finish_streams() { _mm_sfence(); }
 
 }  // namespace
 
-const PixelKernels kAvx512PixelKernels{row_floats,      stage_bytes,     resize_row,  blend_floats, blend_bytes,
-                                       normalize_bytes, transpose_units, sum_columns, sum_rows,     cast_floats,
-                                       finish_streams};
+const PixelKernels kAvx512PixelKernels{blend_patch, normalize_bytes, transpose_units, sum_columns,
+                                       sum_rows,    cast_floats,     finish_streams};
 
 }  // namespace maxcrops

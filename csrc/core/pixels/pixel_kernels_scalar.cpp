@@ -4,68 +4,60 @@
 #include <cstring>
 
 #include "pixel_kernels.h"
+#include "row_pairs.h"
 
 namespace maxcrops {
 namespace {
-
-struct Tap {
-    const uint8_t* first;
-    float weight;
-};
-
-Tap tap_of(const RowPlan& plan, const uint8_t* row, int64_t pixel) {
-    const auto index = static_cast<size_t>(pixel);
-    return {row + plan.offset[index], plan.axis.weight[index]};
-}
 
 float blend(float first, float second, float weight) { return std::fma(first, 1.0F - weight, second * weight); }
 
 uint8_t rounded(float value) { return static_cast<uint8_t>(std::clamp(std::nearbyint(value), 0.0F, 255.0F)); }
 
-uint8_t* patch_row(const RowPlan& plan, const RowPlan::Piece& piece, uint8_t* out) {
-    return out + piece.patch * 3 * plan.patch_size * plan.patch_size + piece.offset;
-}
-
-int64_t row_floats(const RowPlan& plan) { return 3 * plan.width(); }
-
-int64_t stage_bytes(const RowPlan&) { return 0; }
-
-void resize_row(const RowPlan& plan, const uint8_t* row, int64_t begin, int64_t end, uint8_t*, float* out) {
-    const int64_t first = plan.pieces[static_cast<size_t>(begin)].pixel;
-    const RowPlan::Piece& last = plan.pieces[static_cast<size_t>(end - 1)];
-    for (int64_t pixel = first; pixel < last.pixel + last.num_values / 3; ++pixel) {
-        const Tap tap = tap_of(plan, row, pixel);
-        for (int64_t c = 0; c < 3; ++c) out[3 * pixel + c] = blend(tap.first[c], tap.first[c + 3], tap.weight);
+// Calls use(value of the piece, byte of its first tap in a source row, byte of its second, weight of the second).
+template <typename Use>
+void for_values(const RowPlan& plan, const RowPlan::Piece& piece, const Use& use) {
+    for (int64_t i = 0; i < piece.num_values / 3; ++i) {
+        const auto pixel = static_cast<size_t>(piece.pixel + i);
+        const int64_t first = plan.offset[pixel];
+        const int64_t second = plan.axis.first[pixel] == plan.axis.in - 1 ? first : first + 3;
+        for (int64_t c = 0; c < 3; ++c) use(3 * i + c, first + c, second + c, plan.axis.weight[pixel]);
     }
 }
 
-void blend_floats(const RowPlan& plan, const float* top, const float* bottom, RowBlend by, int64_t begin, int64_t end,
-                  uint8_t* out) {
-    for (int64_t p = begin; p < end; ++p) {
-        const RowPlan::Piece& piece = plan.pieces[static_cast<size_t>(p)];
-        uint8_t* to = patch_row(plan, piece, out);
-        const int64_t start = 3 * piece.pixel;
-        for (int64_t i = 0; i < piece.num_values; ++i) {
-            to[i] = rounded(blend(top[start + i], bottom[start + i], by.weight));
-        }
-    }
+void blend_chained(const RowPlan& plan, const RowPlan::Piece& piece, const RowPair& pair, uint8_t* to) {
+    const float v1 = pair.weight, v0 = 1.0F - v1;
+    for_values(plan, piece, [&](int64_t i, int64_t first, int64_t second, float u1) {
+        const float u0 = 1.0F - u1;
+        const float a = pair.top[first], b = pair.top[second], c = pair.bottom[first], d = pair.bottom[second];
+        to[i] = rounded(std::fma(v1 * u1, d, std::fma(v1 * u0, c, std::fma(v0 * u0, a, v0 * u1 * b))));
+    });
 }
 
-void blend_bytes(const RowPlan& plan, const uint8_t* top, const uint8_t* bottom, RowBlend by, int64_t begin,
-                 int64_t end, uint8_t*, uint8_t* out) {
-    for (int64_t p = begin; p < end; ++p) {
+void blend_patch(const RowPlan& plan, int64_t patch, const RowPair* rows, bool chained, uint8_t* out) {
+    struct Floats {
+        float values[48];
+    };
+    for (int64_t p = patch * plan.pieces_a_patch; p < (patch + 1) * plan.pieces_a_patch; ++p) {
         const RowPlan::Piece& piece = plan.pieces[static_cast<size_t>(p)];
-        uint8_t* to = patch_row(plan, piece, out);
-        for (int64_t i = 0; i < piece.num_values / 3; ++i) {
-            const Tap upper = tap_of(plan, top, piece.pixel + i);
-            const Tap lower = tap_of(plan, bottom, piece.pixel + i);
-            const float u1 = upper.weight, u0 = 1.0F - u1, v1 = by.weight, v0 = 1.0F - v1;
-            for (int64_t c = 0; c < 3; ++c) {
-                const float a = upper.first[c], b = upper.first[c + 3], d = lower.first[c], e = lower.first[c + 3];
-                to[3 * i + c] = rounded(by.chained ? std::fma(v1 * u1, e, std::fma(v1 * u0, d, std::fma(v0 * u0, a, v0 * u1 * b)))
-                                                   : blend(blend(a, b, u1), blend(d, e, u1), v1));
-            }
+        const auto place = [&](int64_t dy) { return out + dy * 3 * plan.patch_size + piece.offset; };
+        if (chained) {
+            for (int64_t dy = 0; dy < plan.patch_size; ++dy) blend_chained(plan, piece, rows[dy], place(dy));
+            continue;
         }
+        const auto resized = [&](const uint8_t* row) {
+            Floats result;
+            for_values(plan, piece, [&](int64_t i, int64_t first, int64_t second, float weight) {
+                result.values[i] = blend(row[first], row[second], weight);
+            });
+            return result;
+        };
+        for_row_pairs<Floats>(rows, plan.patch_size, resized,
+                              [&](const Floats& top, const Floats& bottom, float weight, int64_t dy) {
+                                  uint8_t* to = place(dy);
+                                  for (int64_t i = 0; i < piece.num_values; ++i) {
+                                      to[i] = rounded(blend(top.values[i], bottom.values[i], weight));
+                                  }
+                              });
     }
 }
 
@@ -143,8 +135,7 @@ void finish_streams() {}
 
 }  // namespace
 
-const PixelKernels kScalarPixelKernels{row_floats,      stage_bytes,     resize_row, blend_floats, blend_bytes,
-                                       normalize_bytes, transpose_units, sum_columns, sum_rows,    cast_floats,
-                                       finish_streams};
+const PixelKernels kScalarPixelKernels{blend_patch, normalize_bytes, transpose_units, sum_columns,
+                                       sum_rows,    cast_floats,     finish_streams};
 
 }  // namespace maxcrops

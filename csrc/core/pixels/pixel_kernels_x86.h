@@ -34,8 +34,4 @@ static inline int64_t before_line(const void* out, int64_t element_bytes, int64_
     return missing % element_bytes == 0 ? std::min(count, missing / element_bytes) : count;
 }
 
-static inline uint8_t* patch_row(const RowPlan& plan, const RowPlan::Piece& piece, uint8_t* out) {
-    return out + piece.patch * 3 * plan.patch_size * plan.patch_size + piece.offset;
-}
-
 }  // namespace maxcrops

@@ -12,16 +12,15 @@
 #include "thread_pool.h"
 
 // Note [Bands]
-// A band is what lies in one row of patches: patch_size rows of the canvas. It is kept in patch order, so that what a
-// crop takes from it, its window's patches, is one run of memory, and so is the place it goes to. Crops that overlap
-// take from the same band.
+// A band is what lies in one row of patches: patch_size rows of the canvas. What a crop takes from it, its window's
+// patches, goes to one run of memory. Crops that overlap take the same patches.
 //
-// Rounded pixels are held as bytes and become floats in the run that writes them out. Antialiased ones are never
-// rounded, and are held as floats; their source is read in blocks of kLanes rows, each of which feeds all views, and a
-// ring of horizontally resized rows waits for the vertical pass.
+// Rounded pixels are made patch by patch, so that a column of source pixels goes through all rows of a patch in
+// registers. A few patches at a time are held as bytes, and become floats in the run that writes them out.
 //
-// A thread so holds two bands a view (rounded: of 3 * patch_size * canvas width bytes; one is written while the next is
-// made) and two rows, or one (antialiased: of floats) and a ring of rows as long as the longest window and kLanes, and copies of source rows that cannot be read where they lie.
+// Antialiased pixels are never rounded, and a band of them is held as floats, in patch order; their source is read in
+// blocks of kLanes rows, each of which feeds all views, and a ring of horizontally resized rows waits for the vertical
+// pass.
 
 namespace maxcrops {
 namespace {
@@ -35,8 +34,10 @@ constexpr int64_t kMaxPixelSide = (int64_t{1} << 29) - 1;
 // Tasks that an image is cut in for each thread, to even out their ends.
 constexpr int64_t kStripsAThread = 3;
 
-// Pieces of a band that are made from top to bottom before the next: their tables and rows stay in the first cache.
-constexpr int64_t kTilePieces = 16;
+constexpr int64_t kLine = 64;
+
+// Patches that are written together.
+constexpr int64_t kTilePatches = 32;
 
 // Source pixels that are transposed at once in the antialiased pass: 24 KB of floats.
 constexpr int64_t kChunkPixels = 128;
@@ -85,18 +86,25 @@ struct ImageWork {
     }
 };
 
-// Calls emit(crop, first value in the band, number of values) for each crop that takes from a band.
-template <typename Emit>
-void for_crops(const ImageWork& work, const ViewTargets& view, int64_t band, const Emit& emit) {
+// Calls take(crop) for each crop that takes from a band.
+template <typename Take>
+void for_crops(const ImageWork& work, const ViewTargets& view, int64_t band, const Take& take) {
     for (const CropTarget& crop : view.crops) {
-        if (band < crop.patch_row || band >= crop.patch_row + work.crop_patches) continue;
-        emit(crop, crop.patch_col * work.patch_values, work.crop_patches * work.patch_values);
+        if (band >= crop.patch_row && band < crop.patch_row + work.crop_patches) take(crop);
     }
 }
 
 void prefetch(const void* address) {
 #if defined(__GNUC__)
     __builtin_prefetch(address, 0, 2);
+#else
+    static_cast<void>(address);
+#endif
+}
+
+void prefetch_to_write(const void* address) {
+#if defined(__GNUC__)
+    __builtin_prefetch(address, 1, 3);
 #else
     static_cast<void>(address);
 #endif
@@ -117,28 +125,52 @@ struct RoundedTask {
     std::vector<RoundedView> views;
 };
 
-// Writes a band while the next one is made. Stores past the caches take as long as the arithmetic does, and run beside
-// it if they come a few kilobytes at a time, which the processor's store buffer holds.
-class BandWriter {
+// Writes a tile, some patches of a band, while the next one is made. Stores past the caches take as long as the
+// arithmetic does, and run beside it if they come a few kilobytes at a time, which the processor's store buffer holds,
+// and if what is stored beside them lies in the first cache.
+class TileWriter {
 public:
-    BandWriter(const ByteNormalization& normalization, PixelType type, const PixelKernels& kernels)
+    TileWriter(const ByteNormalization& normalization, PixelType type, const PixelKernels& kernels)
         : normalization_(normalization), type_(type), kernels_(kernels) {}
 
-    // What crops take from a band, whose bytes must stay until it is finished.
-    void start(const ImageWork& work, const ViewTargets& view, int64_t band, const uint8_t* bytes) {
-        runs_.clear();
-        run_ = 0;
-        left_ = 0;
-        stream_ = work.stream;
-        for_crops(work, view, band, [&](const CropTarget& crop, int64_t first, int64_t count) {
-            runs_.push_back({bytes + first, count, 0, work.place(crop, band, bytes_of(type_))});
-            left_ += count;
-        });
+    void start(const ImageWork& work) {
+        work_ = &work;
+        for (AlignedVector<uint8_t>& tile : tiles_) tile.resize(static_cast<size_t>(kTilePatches * work.patch_values));
     }
 
-    // Writes a share of what is left: one of so many.
+    // The tiles that follow are of this band.
+    void start_band(const ViewTargets& view, int64_t band) {
+        band_ = band;
+        crops_.clear();
+        for_crops(*work_, view, band, [&](const CropTarget& crop) { crops_.push_back(crop); });
+    }
+
+    // Where patch `i` of the next tile is to be made.
+    uint8_t* place(int64_t i) { return tiles_[next_].data() + i * work_->patch_values; }
+
+    // Writes a share of what is left of the tile before: one of so many.
     void step(int64_t shares) {
         if (left_ > 0) write(ceil_div(left_, shares));
+    }
+
+    // The next tile is made: patches [begin, end) of the band. The one before is finished first.
+    void turn(int64_t begin, int64_t end) {
+        finish();
+        runs_.clear();
+        run_ = 0;
+        for (const CropTarget& crop : crops_) {
+            const int64_t first = std::max(begin, crop.patch_col);
+            const int64_t count = (std::min(end, crop.patch_col + work_->crop_patches) - first) * work_->patch_values;
+            if (count <= 0) continue;
+            const int64_t element = bytes_of(type_);
+            uint8_t* to = work_->place(crop, band_, element) + (first - crop.patch_col) * work_->patch_values * element;
+            // Lines that a run shares with its neighbours are written through the caches, and fetched for that.
+            prefetch_to_write(to);
+            prefetch_to_write(to + count * element - 1);
+            runs_.push_back({place(first - begin), count, 0, to});
+            left_ += count;
+        }
+        next_ = 1 - next_;
     }
 
     void finish() {
@@ -160,7 +192,7 @@ private:
         const auto to_line = static_cast<int64_t>(-reinterpret_cast<uintptr_t>(run.to) & 63U) / element;
         const int64_t head = run.done == 0 ? to_line : 0;
         const int64_t count = std::min(head + ceil_div(values, kWhole) * kWhole, run.count - run.done);
-        kernels_.normalize_bytes(normalization_, run.from + run.done, count, run.done % 3, type_, stream_,
+        kernels_.normalize_bytes(normalization_, run.from + run.done, count, run.done % 3, type_, work_->stream,
                                  run.to + run.done * element);
         run.done += count;
         left_ -= count;
@@ -170,10 +202,14 @@ private:
     const ByteNormalization& normalization_;
     const PixelType type_;
     const PixelKernels& kernels_;
+    const ImageWork* work_ = nullptr;
+    AlignedVector<uint8_t> tiles_[2];
+    size_t next_ = 0;
+    int64_t band_ = 0;
+    std::vector<CropTarget> crops_;  // that take from the band
     std::vector<Run> runs_;
     size_t run_ = 0;
     int64_t left_ = 0;  // values
-    bool stream_ = false;
 };
 
 // A view's progress through its bands.
@@ -184,24 +220,11 @@ public:
         part_ = &part;
         kernels_ = &kernels;
         band_ = part.band_begin;
-        const RowPlan& plan = *part.cols;
-        const auto out_rows = static_cast<int64_t>(part.rows->first.size());
         chained_ = is_chained(resize, part.view->canvas);
-        // Source rows that several output rows read are resized once and kept; otherwise both passes are one.
-        keeps_rows_ = !chained_ && part.rows->in * 4 < out_rows * 5;
-        // Rows that must be copied are copied once a band: it reads few when they are kept, and is one tile otherwise.
-        reader_.reset(work.job.image, keeps_rows_ ? 2 * work.patch_size : 2, plan.reads_end);
-        num_pieces_ = static_cast<int64_t>(plan.pieces.size());
-        tile_pieces_ = keeps_rows_ || reader_.is_direct() ? kTilePieces : num_pieces_;
-        for (AlignedVector<uint8_t>& bytes : bytes_) {
-            bytes.resize(static_cast<size_t>(part.view->canvas.width * 3 * work.patch_size));
-        }
-        stage_.resize(static_cast<size_t>(kernels.stage_bytes(plan)));
-        if (!keeps_rows_) return;
-        for (KeptRow& row : kept_) {
-            row.values.resize(static_cast<size_t>(kernels.row_floats(plan)));
-            row.source.assign(static_cast<size_t>(ceil_div(num_pieces_, tile_pieces_)), -1);
-        }
+        reader_.reset(work.job.image, 2 * work.patch_size);
+        rows_.resize(static_cast<size_t>(work.patch_size));
+        find_next_rows(band_);
+        ask_for_next_rows(0, 1);
     }
 
     bool is_done() const { return band_ == part_->band_end; }
@@ -209,83 +232,78 @@ public:
     // The last source row that the next band reads.
     int64_t last_source_row() const { return first_tap((band_ + 1) * work_->patch_size - 1) + 1; }
 
-    // Makes the next band while the writer is at the one before, and hands it over.
-    void make_band(BandWriter& writer) {
-        steps_left_ = ceil_div(num_pieces_, tile_pieces_) * work_->patch_size;
-        for (int64_t begin = 0; begin < num_pieces_; begin += tile_pieces_) {
-            make_tile(begin, std::min(begin + tile_pieces_, num_pieces_), writer);
+    // Makes the next band, a patch at a time, while the writer is at the tile before.
+    void make_band(TileWriter& writer) {
+        const int64_t patches = part_->view->canvas.width / work_->patch_size;
+        find_rows();
+        find_next_rows(band_ + 1);
+        writer.start_band(*part_->view, band_);
+        for (int64_t begin = 0; begin < patches; begin += kTilePatches) {
+            const int64_t end = std::min(begin + kTilePatches, patches);
+            for (int64_t patch = begin; patch < end; ++patch) {
+                ask_for_next_rows(patch, patches);
+                kernels_->blend_patch(*part_->cols, patch, rows_.data(), chained_, writer.place(patch - begin));
+                writer.step(end - patch);
+            }
+            writer.turn(begin, end);
         }
-        writer.finish();
-        writer.start(*work_, *part_->view, band_, bytes_[band_ % 2].data());
         ++band_;
     }
 
 private:
-    // A horizontally resized row, and which source row each tile of it is of. Source row y is in kept_[y % 2].
-    struct KeptRow {
-        AlignedVector<float> values;
-        std::vector<int64_t> source;
-    };
-
     int64_t first_tap(int64_t row) const { return part_->rows->first[static_cast<size_t>(row)]; }
 
-    void make_tile(int64_t begin, int64_t end, BandWriter& writer) {
-        const RowPlan& plan = *part_->cols;
-        const int64_t patch_size = work_->patch_size, last_row = work_->job.image.size.height - 1;
-        const bool foresees = work_->job.image.has_packed_rows() && band_ + 1 < part_->band_end;
-        int64_t asked_for = last_source_row();
-        for (int64_t dy = 0; dy < patch_size; ++dy) {
-            const int64_t y = band_ * patch_size + dy;
-            if (foresees) {
-                const int64_t next = first_tap(y + patch_size);
-                ask_for_rows(std::max(asked_for + 1, next), std::min(next + 1, last_row), begin, end);
-                asked_for = std::max(asked_for, next + 1);
-            }
-            const int64_t top = first_tap(y), bottom = std::min(top + 1, last_row);
-            const RowBlend by{part_->rows->weight[static_cast<size_t>(y)], chained_};
-            uint8_t* out = bytes_[band_ % 2].data() + dy * 3 * patch_size;
-            if (keeps_rows_) {
-                const float* upper = resized(top, begin, end);
-                kernels_->blend_floats(plan, upper, resized(bottom, begin, end), by, begin, end, out);
-            } else {
-                const uint8_t* upper = reader_.row(top);
-                kernels_->blend_bytes(plan, upper, reader_.row(bottom), by, begin, end, stage_.data(), out);
-            }
-            writer.step(steps_left_--);
+    // The source rows of each row of the band.
+    void find_rows() {
+        const int64_t last_row = work_->job.image.size.height - 1;
+        int64_t top = -1, bottom = -1;
+        RowPair pair;
+        for (int64_t dy = 0; dy < work_->patch_size; ++dy) {
+            const int64_t y = band_ * work_->patch_size + dy;
+            const int64_t next_top = first_tap(y), next_bottom = std::min(next_top + 1, last_row);
+            if (next_top != top) pair.top = next_top == bottom ? pair.bottom : reader_.row(next_top, 2 * dy);
+            if (next_bottom != bottom) pair.bottom = next_bottom == next_top ? pair.top : reader_.row(next_bottom, 2 * dy + 1);
+            pair.weight = part_->rows->weight[static_cast<size_t>(y)];
+            rows_[static_cast<size_t>(dy)] = pair;
+            top = next_top;
+            bottom = next_bottom;
         }
     }
 
-    const float* resized(int64_t y, int64_t begin, int64_t end) {
-        KeptRow& row = kept_[y % 2];
-        if (std::exchange(row.source[static_cast<size_t>(begin / tile_pieces_)], y) != y) {
-            kernels_->resize_row(*part_->cols, reader_.row(y), begin, end, stage_.data(), row.values.data());
+    // A patch reads a short piece of many rows, which the hardware does not foresee: while a band is made, the rows that
+    // the next one reads first are asked for, from end to end.
+    void find_next_rows(int64_t band) {
+        ahead_.clear();
+        lines_asked_for_ = 0;
+        if (band == part_->band_end || !work_->job.image.has_packed_rows()) return;
+        const int64_t last_row = work_->job.image.size.height - 1;
+        int64_t row = band == part_->band_begin ? 0 : first_tap(band * work_->patch_size - 1) + 2;
+        for (int64_t y = band * work_->patch_size; y < (band + 1) * work_->patch_size; ++y) {
+            row = std::max(row, first_tap(y));
+            for (; row <= std::min(first_tap(y) + 1, last_row); ++row) {
+                ahead_.push_back(work_->job.image.data + row * work_->job.image.row_stride);
+            }
         }
-        return row.values.data();
     }
 
-    // A tile reads a short piece of many rows, which the hardware does not foresee: while a band is made, the rows of
-    // the next one are asked for.
-    void ask_for_rows(int64_t first, int64_t last, int64_t begin, int64_t end) const {
-        const RowPlan& plan = *part_->cols;
-        const RowPlan::Piece& piece = plan.pieces[static_cast<size_t>(end - 1)];
-        const int64_t from = plan.offset[static_cast<size_t>(plan.pieces[static_cast<size_t>(begin)].pixel)];
-        const int64_t to = plan.offset[static_cast<size_t>(piece.pixel + piece.num_values / 3 - 1)];
-        for (int64_t row = first; row <= last; ++row) {
-            const uint8_t* bytes = work_->job.image.data + row * work_->job.image.row_stride;
-            for (int64_t byte = from; byte <= to; byte += 64) prefetch(bytes + byte);
+    // One of so many parts of them.
+    void ask_for_next_rows(int64_t part, int64_t parts) {
+        const int64_t lines = ceil_div(3 * work_->job.image.size.width, kLine);
+        const int64_t end = static_cast<int64_t>(ahead_.size()) * lines * (part + 1) / parts;
+        for (int64_t& i = lines_asked_for_; i < end; ++i) {
+            prefetch(ahead_[static_cast<size_t>(i / lines)] + i % lines * kLine);
         }
     }
 
     const ImageWork* work_ = nullptr;
     const RoundedView* part_ = nullptr;
     const PixelKernels* kernels_ = nullptr;
-    bool chained_ = false, keeps_rows_ = false;
-    int64_t num_pieces_ = 0, tile_pieces_ = 0;
-    int64_t band_ = 0, steps_left_ = 0;
+    bool chained_ = false;
+    int64_t band_ = 0;
     RowReader reader_;
-    AlignedVector<uint8_t> bytes_[2];  // of this band, and of the one before, which may still be written
-    AlignedVector<uint8_t> stage_;
-    KeptRow kept_[2];
+    std::vector<RowPair> rows_;
+    std::vector<const uint8_t*> ahead_;  // source rows that the next band reads first
+    int64_t lines_asked_for_ = 0;        // of those
 };
 
 // Bands of all views in the order of the source rows they end with, so that an image is read from memory once.
@@ -298,7 +316,8 @@ void run_rounded(const RoundedTask& task, Resize resize, const ByteNormalization
     const auto earlier = [](const RoundedBands& a, const RoundedBands& b) {
         return !a.is_done() && (b.is_done() || a.last_source_row() < b.last_source_row());
     };
-    BandWriter writer(normalization, type, kernels);
+    TileWriter writer(normalization, type, kernels);
+    writer.start(*task.work);
     for (auto next = std::min_element(views.begin(), end, earlier); !next->is_done();
          next = std::min_element(views.begin(), end, earlier)) {
         next->make_band(writer);
@@ -395,8 +414,9 @@ private:
     }
 
     void emit(int64_t band, PixelType type, const PixelKernels& kernels) {
-        for_crops(*work_, *part_->view, band, [&](const CropTarget& crop, int64_t first, int64_t count) {
-            kernels.cast_floats(band_.data() + first, count, type, work_->stream, work_->place(crop, band, bytes_of(type)));
+        for_crops(*work_, *part_->view, band, [&](const CropTarget& crop) {
+            kernels.cast_floats(band_.data() + crop.patch_col * work_->patch_values, work_->crop_patches * work_->patch_values,
+                                type, work_->stream, work_->place(crop, band, bytes_of(type)));
         });
     }
 
@@ -419,7 +439,9 @@ struct WindowedScratch {
 void resize_block(const WindowedTask& task, int64_t first_row, WindowedScratch& scratch, const PixelKernels& kernels) {
     const Size image = task.work->job.image.size;
     const uint8_t* rows[kLanes];
-    for (int64_t lane = 0; lane < kLanes; ++lane) rows[lane] = scratch.reader.row(std::min(first_row + lane, image.height - 1));
+    for (int64_t lane = 0; lane < kLanes; ++lane) {
+        rows[lane] = scratch.reader.row(std::min(first_row + lane, image.height - 1), lane);
+    }
 
     struct Part {
         const WindowAxis* cols;
@@ -466,7 +488,7 @@ void run_windowed(const WindowedTask& task, const UnitNormalization& normalizati
                   const PixelKernels& kernels) {
     thread_local WindowedScratch scratch;
     const ImageWork& work = *task.work;
-    scratch.reader.reset(work.job.image, kLanes, false);
+    scratch.reader.reset(work.job.image, kLanes);
     scratch.views.resize(task.views.size());
     int64_t source_begin = work.job.image.size.height, source_end = 0;
     for (size_t v = 0; v < task.views.size(); ++v) {

@@ -9,7 +9,8 @@ namespace {
 constexpr int64_t kVectorValues = 16;
 constexpr int64_t kPieceLanes = 48;
 constexpr int64_t kPiecePixels = 16;
-constexpr int64_t kStagedPixelBytes = 8;  // both taps, six bytes, and two to spare
+constexpr int64_t kMostSpan = 256;     // that a byte counts
+constexpr int64_t kGatheredBytes = 8;  // both taps of a pixel, six bytes, and two to spare
 
 }  // namespace
 
@@ -17,47 +18,48 @@ RowPlan row_plan(int64_t in, int64_t out, int64_t patch_size) {
     RowPlan plan;
     plan.axis = two_tap_axis(in, out);
     for (const int32_t first : plan.axis.first) plan.offset.push_back(3 * first);
+    plan.offset.resize(plan.offset.size() + RowPlan::kGathered);
     plan.patch_size = patch_size;
-    const int64_t pieces_a_patch = ceil_div(patch_size, kPiecePixels);
-    plan.piece_size = ceil_div(patch_size, pieces_a_patch);
-    plan.reads_end = plan.axis.first.back() == in - 1;
+    plan.pieces_a_patch = ceil_div(patch_size, kPiecePixels);
+    const int64_t piece_size = ceil_div(patch_size, plan.pieces_a_patch);
     plan.vectorised = true;
-    for (int64_t pixel = 0; pixel < out;) {
-        RowPlan::Piece piece;
-        const int64_t in_patch = pixel % patch_size;
-        const int64_t pixels = std::min({plan.piece_size, patch_size - in_patch, out - pixel});
-        piece.pixel = static_cast<int32_t>(pixel);
-        piece.num_values = static_cast<int32_t>(3 * pixels);
-        piece.patch = static_cast<int32_t>(pixel / patch_size);
-        piece.offset = static_cast<int32_t>(3 * in_patch);
-        plan.pieces.push_back(piece);
-        plan.vectorised &= piece.num_values >= kVectorValues;
-        pixel += pixels;
+    for (int64_t patch = 0; patch < out / patch_size; ++patch) {
+        for (int64_t in_patch = 0; in_patch < patch_size; in_patch += piece_size) {
+            RowPlan::Piece piece;
+            piece.pixel = static_cast<int32_t>(patch * patch_size + in_patch);
+            piece.num_values = static_cast<int32_t>(3 * std::min(piece_size, patch_size - in_patch));
+            piece.offset = static_cast<int32_t>(3 * in_patch);
+            plan.vectorised &= piece.num_values >= kVectorValues;
+            plan.pieces.push_back(piece);
+        }
     }
     if (!plan.vectorised) return plan;
 
     const auto first_byte = [&](int64_t pixel) { return int64_t{plan.offset[static_cast<size_t>(pixel)]}; };
-    int64_t widest = 0;
-    for (const RowPlan::Piece& piece : plan.pieces) {
-        const int64_t last = piece.pixel + piece.num_values / 3 - 1;
-        widest = std::max(widest, first_byte(last) + 6 - first_byte(piece.pixel));
+    for (RowPlan::Piece& piece : plan.pieces) {
+        for (int64_t v = 0; v < 3; ++v) {
+            const int64_t start = std::min<int64_t>(v * kVectorValues, piece.num_values - kVectorValues);
+            const int64_t first = piece.pixel + start / 3, last = piece.pixel + (start + kVectorValues - 1) / 3;
+            piece.first[v] = static_cast<int32_t>(first);
+            piece.base[v] = static_cast<int32_t>(first_byte(first));
+            plan.span = std::max(plan.span, first_byte(last) + 6 - first_byte(first));
+        }
     }
-    plan.staged = widest > 256;
-    plan.span = plan.staged ? plan.piece_size * kStagedPixelBytes : widest;
-    plan.weights.resize(plan.pieces.size() * kPieceLanes);
-    plan.first_byte.resize(plan.pieces.size() * 64);
-    plan.second_byte.resize(plan.pieces.size() * 64);
-    for (size_t p = 0; p < plan.pieces.size(); ++p) {
-        RowPlan::Piece& piece = plan.pieces[p];
-        piece.base = static_cast<int32_t>(plan.staged ? piece.pixel * kStagedPixelBytes : first_byte(piece.pixel));
+    plan.gathered = plan.span > kMostSpan;
+    plan.weights.reserve(plan.pieces.size() * kPieceLanes);
+    plan.first_byte.reserve(plan.weights.capacity());
+    plan.second_byte.reserve(plan.weights.capacity());
+    for (const RowPlan::Piece& piece : plan.pieces) {
         for (int64_t lane = 0; lane < kPieceLanes; ++lane) {
-            const int64_t start = std::min<int64_t>(lane / kVectorValues * kVectorValues, piece.num_values - kVectorValues);
-            const int64_t value = start + lane % kVectorValues;
+            const int64_t v = lane / kVectorValues;
+            const int64_t value = std::min<int64_t>(v * kVectorValues, piece.num_values - kVectorValues) + lane % kVectorValues;
             const int64_t pixel = piece.pixel + value / 3;
-            const int64_t byte = (plan.staged ? pixel * kStagedPixelBytes : first_byte(pixel)) + value % 3 - piece.base;
-            plan.weights[p * kPieceLanes + static_cast<size_t>(lane)] = plan.axis.weight[static_cast<size_t>(pixel)];
-            plan.first_byte[p * 64 + static_cast<size_t>(lane)] = static_cast<uint8_t>(byte);
-            plan.second_byte[p * 64 + static_cast<size_t>(lane)] = static_cast<uint8_t>(byte + 3);
+            const int64_t from = plan.gathered ? (pixel - piece.first[v]) * kGatheredBytes : first_byte(pixel) - piece.base[v];
+            const int64_t first = from + value % 3;
+            const bool at_end = plan.axis.first[static_cast<size_t>(pixel)] == in - 1;
+            plan.weights.push_back(plan.axis.weight[static_cast<size_t>(pixel)]);
+            plan.first_byte.push_back(static_cast<uint8_t>(first));
+            plan.second_byte.push_back(static_cast<uint8_t>(at_end ? first : first + 3));
         }
     }
     return plan;
