@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from maxcrops.planning.dryrun import DryRun, dry_run
     from maxcrops.preprocess import Batch, Preprocessor
     from maxcrops.profiling.probe import Probe, ProbeRow, probe
+    from maxcrops.profiling.sweep import Sweep, SweepRow, sweep
 
 Layout = _core.Layout
 View = _core.View
@@ -60,6 +61,8 @@ __all__ = [
     "Probe",
     "ProbeRow",
     "Spec",
+    "Sweep",
+    "SweepRow",
     "TruncatedImageError",
     "UnboundedError",
     "UnknownSpecError",
@@ -80,6 +83,7 @@ __all__ = [
     "probe",
     "rule_of_thumb",
     "scales",
+    "sweep",
     "worst_case",
 ]
 
@@ -94,6 +98,9 @@ _LAZY = {
     "Probe": "maxcrops.profiling.probe",
     "ProbeRow": "maxcrops.profiling.probe",
     "probe": "maxcrops.profiling.probe",
+    "Sweep": "maxcrops.profiling.sweep",
+    "SweepRow": "maxcrops.profiling.sweep",
+    "sweep": "maxcrops.profiling.sweep",
 }
 
 

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from maxcrops import __version__
-from maxcrops.cli import _bench, _compare, _count, _plan, _probe, _show, _specs
+from maxcrops.cli import _bench, _compare, _count, _plan, _probe, _show, _specs, _sweep
 from maxcrops.exceptions import UnverifiedSettingsWarning
 
 app = typer.Typer(
@@ -20,10 +20,6 @@ app = typer.Typer(
     add_completion=False,
 )
 app.add_typer(_bench.app)
-app.command(
-    epilog="Example: [b]maxcrops probe ./Molmo2-8B --max-crops 8,12,20,25 --batch-size 16[/b]. It needs the extra"
-    " [b]transformers[/b]. Exit status 1 when no point succeeded."
-)(_probe.probe)
 
 
 @app.callback(invoke_without_command=True)
@@ -52,3 +48,11 @@ app.command(epilog="Example: [b]maxcrops show molmo-7b-d photo.jpg -o cut.png[/b
 app.command(
     epilog="Examples: [b]maxcrops specs molmo2[/b], [b]maxcrops specs --sheet families.png --image photo.jpg[/b]."
 )(_specs.specs)
+app.command(
+    epilog="Example: [b]maxcrops probe ./Molmo2-8B --max-crops 8,12,20,25 --batch-size 16[/b]. It needs the extra"
+    " [b]transformers[/b]. Exit status 1 when no point succeeded."
+)(_probe.probe)
+app.command(
+    epilog="Example: [b]maxcrops sweep ./Molmo2-8B --data vqa.jsonl --max-crops-list 2..13 --batch-size 16[/b]. It"
+    " needs the extras [b]transformers[/b] and [b]plot[/b]. Exit status 1 when no point is complete."
+)(_sweep.sweep)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from maxcrops.data import ImageFile
     from maxcrops.profiling.harness import Row
     from maxcrops.profiling.probe import Probe
+    from maxcrops.profiling.sweep import Sweep
 
 
 def console() -> Console:
@@ -161,6 +162,43 @@ def probe_footer(probe: Probe) -> list[str]:
         advice = f"; {search.advice}" if search.advice else ""
         lines.append(f"max_crops {value}: {found}{failed}{advice}")
     return [*lines, *(f"note: {note}" for note in probe.notes)]
+
+
+def sweep_table(sweep: Sweep) -> Table:
+    """A row per max_crops."""
+    columns = (
+        "max_crops", "batch", "label", "accuracy", f"{sweep.level:.0%} limits", "gain", "ms a question", "peak MiB",
+        "image tokens", "predicted", "message",
+    )  # fmt: skip
+    cells = []
+    for row in sweep.rows:
+        peak = row.allocated_bytes if row.allocated_bytes is not None else row.peak_rss_bytes
+        seconds = (
+            None
+            if row.preprocess_seconds is None or row.generate_seconds is None
+            else row.preprocess_seconds + row.generate_seconds
+        )
+        low, high = row.accuracy_low, row.accuracy_high
+        cells.append(
+            [
+                str(row.max_crops),
+                str(row.batch_size or ""),
+                f"[{'green' if row.label == 'ok' else 'red'}]{row.label}[/]",
+                "" if row.accuracy is None else f"{100 * row.accuracy:.1f}",
+                "" if low is None or high is None else f"{100 * low:.1f} to {100 * high:.1f}",
+                "" if row.gain is None else f"{100 * row.gain:+.1f}",
+                _ms_if(seconds),
+                "" if peak is None else f"{peak / 2**20:,.0f}",
+                "" if row.image_tokens_mean is None else f"{row.image_tokens_mean:,.1f}",
+                "" if row.predicted_image_tokens_mean is None else f"{row.predicted_image_tokens_mean:,.1f}",
+                escape(row.message),
+            ]
+        )
+    title = (
+        f"{escape(sweep.spec_key)} on {escape(sweep.device)}, {sweep.dtype}: {sweep.questions} questions,"
+        f" {escape(sweep.metric)} in percent"
+    )
+    return table(title, columns, cells, left=("label", "message"))
 
 
 def _ms_if(seconds: float | None) -> str:

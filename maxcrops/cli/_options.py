@@ -133,6 +133,16 @@ def parse_size(option: str, text: str) -> tuple[int, int]:
     return int(match[1]), int(match[2])
 
 
+def parse_bytes(option: str, text: str) -> int:
+    """Bytes of an option's size: 8GB, 400MiB."""
+    from maxcrops.planning.devices import get_device
+
+    try:
+        return get_device(text).memory_bytes
+    except ValueError as error:
+        raise ValueError(f"{option} must be a size like 8GB or 400MiB, of at least 256 MiB, got {text!r}") from error
+
+
 def _value(text: str) -> Any:
     """JSON where it is (numbers, lists, true, null), otherwise the text itself."""
     try:

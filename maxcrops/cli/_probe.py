@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from maxcrops.cli._options import Json, Settings, plural, resolve_model
+from maxcrops.cli._options import Json, Settings, parse_bytes, plural, resolve_model
 
 if TYPE_CHECKING:
     from maxcrops.profiling.probe import ProbeRow
@@ -84,7 +84,7 @@ def probe(
         "trainable": trainable,
         "gradient_checkpointing": gradient_checkpointing,
         "optimizer": optimizer,
-        "memory_limit": None if memory_limit is None else _bytes(memory_limit),
+        "memory_limit": None if memory_limit is None else parse_bytes("--memory-limit", memory_limit),
         "repeats": repeats,
         "timeout": timeout,
     }
@@ -108,17 +108,6 @@ def probe(
         out.print(_format.probe_table(result))
         out.print("\n".join(_format.probe_footer(result)), highlight=False)
     raise typer.Exit(0 if result.succeeded else 1)
-
-
-def _bytes(size: str) -> int:
-    from maxcrops.planning.devices import get_device
-
-    try:
-        return get_device(size).memory_bytes
-    except ValueError as error:
-        raise ValueError(
-            f"--memory-limit must be a size like 8GB or 400MiB, of at least 256 MiB, got {size!r}"
-        ) from error
 
 
 def _integers(option: str, text: str) -> list[int]:

@@ -21,14 +21,14 @@ import numpy.typing as npt
 from PIL import Image
 
 from maxcrops.exceptions import UnsupportedError
-from maxcrops.specs import Spec, get_spec
+from maxcrops.specs import FAMILIES, Spec, get_spec
 
 if TYPE_CHECKING:
     import torch
 
     from maxcrops.preprocess import Preprocessor
 
-__all__ = ["accelerate", "spec_of"]
+__all__ = ["accelerate", "set_max_crops", "spec_of"]
 
 _logger = logging.getLogger(__name__)
 
@@ -106,6 +106,47 @@ def spec_of(image_processor: Any, **knobs: Any) -> Spec:
         UnsupportedError: as :func:`accelerate`.
     """
     return _kind(type(image_processor))._spec(image_processor, knobs)
+
+
+def set_max_crops(processor: Any, spec: Spec, max_crops: int) -> None:
+    """Sets the knob of a processor of transformers, by its own name and in its own unit, to what max_crops means.
+
+    Args:
+        processor: an image processor, or a processor with one in ``image_processor``; it is changed.
+        spec: how its images are cut; ``load_spec`` of its folder.
+        max_crops: local crops.
+
+    Raises:
+        UnsupportedError: the family's processors have no such setting.
+        ValueError: max_crops below the smallest that the spec knows.
+    """
+    image_processor = getattr(processor, "image_processor", processor)
+    name, part = _knob_of(spec)
+    if name is None or not hasattr(image_processor, name):
+        raise UnsupportedError(
+            f"[set_max_crops] {type(image_processor).__name__} has no setting for max_crops; what bounds its crops is"
+            f" {spec.knob}, which must be set by hand"
+        )
+    setattr(image_processor, name, _with_knob(getattr(image_processor, name), part, spec.knob_at(max_crops)))
+
+
+def _knob_of(spec: Spec) -> tuple[str | None, str]:
+    """(attribute of the image processor, key in it where it is a mapping) of the knob: where a folder keeps it."""
+    (family,) = (family for family in FAMILIES if family.spec.key == spec.family)
+    for read in family.reads:
+        if read.field == spec.grid.knob_field and read.document == "image_processor":
+            name, _, part = read.key.partition(".")
+            return name, part
+    return None, ""
+
+
+def _with_knob(old: Any, part: str, value: Any) -> Any:
+    if part:  # as longest_edge of a size
+        changed = copy.copy(old)
+        changed[part] = value
+        return changed
+    # Pairs of a list of resolutions; processors have them as lists, as JSON does.
+    return [list(pair) for pair in value] if isinstance(value, tuple) else value
 
 
 class _Accelerated:

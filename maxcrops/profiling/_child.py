@@ -11,6 +11,7 @@ from functools import partial
 from typing import Any, TypeAlias, TypeVar
 
 from maxcrops.exceptions import UnsupportedError
+from maxcrops.planning.devices import Device
 from maxcrops.planning.dryrun._worker import Worker, WorkerEndedError, WorkerTimeoutError
 from maxcrops.profiling._memory import lift_limit
 from maxcrops.profiling.batch_search import Label
@@ -117,6 +118,16 @@ class Place:
     name: str
     memory_bytes: int | None = None
     compute_capability: tuple[int, int] | None = None
+
+    def as_device(self, limit: int | None = None) -> Device:
+        """A GPU as a dry run is told of it, of which at most `limit` bytes are taken."""
+        assert self.memory_bytes is not None, "a dry run models GPUs alone"
+        return Device(
+            key="this",
+            name=self.name,
+            memory_bytes=min(self.memory_bytes, limit or self.memory_bytes),
+            compute_capability=self.compute_capability,
+        )
 
 
 def find_place(device: str, *, timeout: float, operation: str) -> Place:

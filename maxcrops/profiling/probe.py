@@ -23,11 +23,10 @@ from maxcrops._bounds import worst_case
 from maxcrops._layout import layout
 from maxcrops.data import read_size
 from maxcrops.exceptions import ConfigError, MaxCropsError, UnsupportedError
-from maxcrops.planning.devices import Device
 from maxcrops.planning.dryrun import DryRuns
 from maxcrops.planning.dryrun._configs import load_config
 from maxcrops.planning.dryrun._inputs import FAMILIES
-from maxcrops.planning.dryrun._request import Attention, Mode, Optimizer, Point, RunRequest, Trainable
+from maxcrops.planning.dryrun._request import Attention, Dtype, Mode, Optimizer, Point, RunRequest, Trainable
 from maxcrops.planning.dryrun._worker import Worker
 from maxcrops.profiling._child import Measure, Place, call, find_place
 from maxcrops.profiling._probe_child import PointRequest, measure
@@ -36,7 +35,6 @@ from maxcrops.profiling.harness import environment
 from maxcrops.specs import Spec, get_spec
 from maxcrops.specs.loading import load_spec
 
-Dtype: TypeAlias = Literal["bfloat16", "float16", "float32"]
 ImageLike: TypeAlias = "str | PathLike[str] | tuple[int, int]"
 
 
@@ -251,7 +249,7 @@ def probe(
             "[probe] memory_limit must be given with auto_adjust_batch_size on the CPU, got None: a search for the end"
             " of the memory would take the system's, and other processes with it"
         )
-    weights = _weights_of(model, config)
+    weights = weights_of(model, config)
     request = PointRequest(
         run=RunRequest(
             config=config,
@@ -410,7 +408,7 @@ def _images_of(images: Sequence[ImageLike] | None) -> tuple[tuple[tuple[int, int
     return tuple(image if isinstance(image, tuple) else read_size(image) for image in images), files
 
 
-def _weights_of(model: str | PathLike[str], config: Mapping[str, Any]) -> str | None:
+def weights_of(model: str | PathLike[str], config: Mapping[str, Any]) -> str | None:
     """The folder, if it has weights that are loaded."""
     folder = Path(model)
     # The first Molmo's lie under the names of its own code.
@@ -443,12 +441,7 @@ def _predict(
         return guesses
     any_request = next(iter(requests.values()))
     run, limit = any_request.run, any_request.memory_limit
-    device = Device(
-        key="this",
-        name=place.name,
-        memory_bytes=min(place.memory_bytes, limit or place.memory_bytes),
-        compute_capability=place.compute_capability,
-    )
+    device = place.as_device(limit)
     try:
         with DryRuns(
             run.config,

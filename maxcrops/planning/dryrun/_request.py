@@ -11,6 +11,7 @@ from maxcrops.specs import Spec
 Mode: TypeAlias = Literal["prefill", "generate", "train"]
 Trainable: TypeAlias = Literal["all", "frozen_vision", "connector"]
 Optimizer: TypeAlias = Literal["adamw_foreach", "adamw_fused", "none"]
+Dtype: TypeAlias = Literal["bfloat16", "float16", "float32"]
 Attention: TypeAlias = Literal["sdpa", "eager", "flash_attention_2"]
 
 
@@ -39,7 +40,7 @@ class RunRequest:
     """How its images are cut."""
     point: Point
     mode: Mode = "prefill"
-    dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
+    dtype: Dtype = "bfloat16"
     attention: Attention = "sdpa"
     trainable: Trainable = "all"
     gradient_checkpointing: bool = False
