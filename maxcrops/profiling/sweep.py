@@ -72,12 +72,12 @@ class SweepRow:
     warm_seconds_p20: float | None = None
     warm_seconds_p80: float | None = None
     preprocess_seconds: float | None = None
-    """Of one question: reading, decoding and preparing its image and text. This and the next two are means over the
-    batches after the first, where there are any."""
+    """Of one question: reading, decoding and preparing its image and text; the median of the batches after the first,
+    where there are any."""
     generate_seconds: float | None = None
-    """Of one question: its share of the batches."""
+    """The same of generating its answer."""
     tokens_per_second: float | None = None
-    """Of the prompts and what was generated, while generating."""
+    """Of the prompts and what was generated, while generating, in these batches."""
     prompt_tokens_mean: float | None = None
     prompt_tokens_max: int | None = None
     image_tokens_mean: float | None = None
@@ -630,15 +630,16 @@ def _timed(point: _Point) -> dict[str, Any]:
         return {}
     warm = [batch for batch in batches if not batch["first"]] or batches
     full = [_seconds(batch) for batch in warm if not batch["first"] and len(batch["answers"]) == point.batch_size]
-    answered = sum(len(batch["answers"]) for batch in warm)
     generating = sum(batch["generate_seconds"] for batch in warm)
     tokens = sum(batch["new_tokens"] + sum(batch["prompt_tokens"].values()) for batch in warm)
     parts = (("warm_seconds_p20", 0.2), ("warm_seconds", 0.5), ("warm_seconds_p80", 0.8))
     return {
         "first_seconds": _seconds(batches[0]),
         **{name: float(np.quantile(full, part)) for name, part in parts if full},
-        "preprocess_seconds": sum(batch["preprocess_seconds"] for batch in warm) / answered,
-        "generate_seconds": generating / answered,
+        **{
+            name: float(np.median([batch[name] / len(batch["answers"]) for batch in warm]))
+            for name in ("preprocess_seconds", "generate_seconds")
+        },
         "tokens_per_second": tokens / generating if generating else None,
     }
 
