@@ -37,7 +37,8 @@ if TYPE_CHECKING:
     from maxcrops.planning.dryrun import DryRun, dry_run
     from maxcrops.preprocess import Batch, Preprocessor
     from maxcrops.profiling.probe import Probe, ProbeRow, probe
-    from maxcrops.profiling.sweep import Sweep, SweepRow, sweep
+    from maxcrops.profiling.sweep import sweep
+    from maxcrops.profiling.sweep_result import Sweep, SweepRow
 
 Layout = _core.Layout
 View = _core.View
@@ -98,8 +99,8 @@ _LAZY = {
     "Probe": "maxcrops.profiling.probe",
     "ProbeRow": "maxcrops.profiling.probe",
     "probe": "maxcrops.profiling.probe",
-    "Sweep": "maxcrops.profiling.sweep",
-    "SweepRow": "maxcrops.profiling.sweep",
+    "Sweep": "maxcrops.profiling.sweep_result",
+    "SweepRow": "maxcrops.profiling.sweep_result",
     "sweep": "maxcrops.profiling.sweep",
 }
 

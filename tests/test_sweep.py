@@ -27,7 +27,9 @@ from maxcrops.cli._sweep import parse_values
 from maxcrops.data.questions import read_questions
 from maxcrops.integrations.transformers import set_max_crops
 from maxcrops.profiling import _sweep_child
-from maxcrops.profiling.sweep import COLUMNS, SweepProgress, SweepRow, sweep
+from maxcrops.profiling.report import write_report
+from maxcrops.profiling.sweep import SweepProgress, sweep
+from maxcrops.profiling.sweep_result import COLUMNS, SweepRow
 
 torch: Any = pytest.importorskip("torch")
 pytest.importorskip("transformers")
@@ -141,7 +143,8 @@ def test_a_page_is_the_same_twice(folder: Path, tmp_path: Path) -> None:
     assert first.rows == again.rows
     assert first.answers == again.answers
     page = (tmp_path / "a" / "report.html").read_text(encoding="utf-8")
-    again.write(tmp_path / "b")
+    (tmp_path / "b").mkdir()
+    write_report(again, tmp_path / "b")
     assert (tmp_path / "b" / "report.html").read_text(encoding="utf-8") == page
 
 
@@ -279,6 +282,7 @@ def test_a_page_of_a_single_point(label: Any, tmp_path: Path) -> None:
         answers=(), notes=("a < b",), environment={}, images={}.__getitem__,
     )  # fmt: skip
     found.write(tmp_path)
+    write_report(found, tmp_path)
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     assert "Fewer than two points are complete, so there is no knee." in page
     assert ("&lt;b&gt;no memory&lt;/b&gt;" in page) == (label != "ok")

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from maxcrops.data import ImageFile
     from maxcrops.profiling.harness import Row
     from maxcrops.profiling.probe import Probe
-    from maxcrops.profiling.sweep import Sweep
+    from maxcrops.profiling.sweep_result import Sweep
 
 
 def console() -> Console:

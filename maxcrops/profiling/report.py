@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from maxcrops.data.questions import open_image
-from maxcrops.profiling.sweep import Sweep, SweepRow
+from maxcrops.profiling.sweep_result import Sweep, SweepRow
 
 _COLOUR, _PREDICTED, _LIMIT, _KNEE = "#1f77b4", "#e0a400", "#d62728", "#2ca02c"
 
