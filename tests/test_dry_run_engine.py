@@ -16,7 +16,7 @@ from dry_run_models import IMAGE, MODELS, TEXT_TOKENS, Small
 
 import maxcrops as mc
 from maxcrops.exceptions import ConfigError, DryRunError, UnsupportedError
-from maxcrops.planning.dryrun import _engine, _hybrid, _imports, _inputs, _models
+from maxcrops.planning.dryrun import _engine, _hybrid, _imports, _inputs, _models, _parts
 from maxcrops.planning.dryrun._events import CATEGORIES, EventLog
 from maxcrops.planning.dryrun._launch import PHASES
 from maxcrops.planning.dryrun._molmo import build_molmo
@@ -332,7 +332,7 @@ def test_frozen_parts_have_neither_gradients_nor_states() -> None:
     model, *_ = fakes(small, "train")
     sizes = Counter[str]()
     for name, parameter in model.named_parameters():
-        sizes[_models.part_of(name)] += parameter.numel() * 4
+        sizes[_parts.part_of(name)] += parameter.numel() * 4
     trained = {
         "all": sizes.total(),
         "frozen_vision": sizes["language_model"] + sizes["connector"],
@@ -534,7 +534,7 @@ def test_what_is_no_model_is_refused(config: dict[str, Any], error: type[Excepti
     ],
 )
 def test_parts_are_told_by_names(path: str, part: str) -> None:
-    assert _models.part_of(path) == part
+    assert _parts.part_of(path) == part
 
 
 def test_hybrid_runs_what_decides_and_fakes_what_fills() -> None:

@@ -40,7 +40,7 @@ from maxcrops.planning.dryrun._attention import (
 )
 from maxcrops.planning.dryrun._events import AttentionUse, EventLog
 from maxcrops.planning.dryrun._launch import PHASES
-from maxcrops.planning.dryrun._models import part_of
+from maxcrops.planning.dryrun._parts import part_of
 from maxcrops.planning.dryrun._request import Point
 from maxcrops.specs import Spec
 

@@ -4,36 +4,14 @@ from __future__ import annotations
 
 import copy
 import inspect
-import re
 from collections.abc import Mapping
-from typing import Any, Literal, TypeAlias
+from typing import Any
 
 from maxcrops.exceptions import ConfigError, UnsupportedError
 from maxcrops.planning.dryrun._cuda import FLASH, register_flash
 from maxcrops.planning.dryrun._hybrid import BIG, Hybrid
+from maxcrops.planning.dryrun._parts import part_of
 from maxcrops.planning.dryrun._request import Attention, Trainable
-
-Part: TypeAlias = Literal["vision", "connector", "language_model"]
-
-_CONNECTOR = re.compile(
-    r"(^|\.)(multi_modal_projector|multimodal_projector|mm_projector|vision_projector|img_projection\w*|image_projector"
-    r"|image_pooling\w*|connector|adapter|vision_adapter|merger\w*|deepstack_merger\w*|modality_projection|aligner|perceiver_resampler"
-    r"|embed_vision|image_newline|pad_embed)(\.|$)"
-)
-_VISION = re.compile(
-    r"(^|\.)(\w*vision\w*|\w*visual\w*|\w*image_encoder\w*|image_vit|vit|img_processor|image_embed)(\.|$)"
-)
-
-
-def part_of(path: str) -> Part:
-    """Which part of the model a module or parameter belongs to, by the names on its path.
-
-    >>> part_of("model.vision_tower.layers.3.mlp"), part_of("model.visual.merger.mlp.0"), part_of("lm_head")
-    ('vision', 'connector', 'language_model')
-    """
-    if _CONNECTOR.search(path):
-        return "connector"
-    return "vision" if _VISION.search(path) else "language_model"
 
 
 def build(config: Mapping[str, Any], *, dtype: str, attention: Attention, hybrid: Hybrid) -> Any:

@@ -17,7 +17,7 @@ from maxcrops.planning.dryrun._attention import AttentionCall, Kernel
 from maxcrops.planning.dryrun._events import CATEGORIES, AttentionUse, Category, EventLog
 from maxcrops.planning.dryrun._hybrid import Hybrid, dispatch_mode
 from maxcrops.planning.dryrun._launch import PHASES, Phase
-from maxcrops.planning.dryrun._models import part_of
+from maxcrops.planning.dryrun._parts import part_of
 
 OUTSIDE = 0
 """The unit of what no running module made."""
