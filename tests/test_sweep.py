@@ -6,11 +6,13 @@ import csv
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -24,9 +26,10 @@ from sweep_failures import CRASHES, FAILS, HANGS, OUT_OF_MEMORY, REFUSED, lines
 import maxcrops as mc
 from maxcrops.cli import main
 from maxcrops.cli._sweep import parse_values
-from maxcrops.data.questions import read_questions
+from maxcrops.data.questions import open_image, read_questions
 from maxcrops.integrations.transformers import set_max_crops
 from maxcrops.profiling import _sweep_child
+from maxcrops.profiling._sweep_child import SweepSetup
 from maxcrops.profiling.report import write_report
 from maxcrops.profiling.sweep import SweepProgress, sweep
 from maxcrops.profiling.sweep_result import COLUMNS, SweepRow
@@ -146,6 +149,56 @@ def test_a_page_is_the_same_twice(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "b").mkdir()
     write_report(again, tmp_path / "b")
     assert (tmp_path / "b" / "report.html").read_text(encoding="utf-8") == page
+
+
+@pytest.mark.parametrize("first", ["by the template", "by the tokenizer too", "none, so the processor sets another"])
+def test_prompts_are_those_of_transformers(
+    first: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each with one first token, whoever sets it, and that is no token of the image."""
+    model = shutil.copytree(folder / "model", tmp_path / "model")
+    settings = json.loads((model / "tokenizer_config.json").read_text(encoding="utf-8"))
+    parts = json.loads((model / "tokenizer.json").read_text(encoding="utf-8"))
+    if first.endswith("too"):
+        bos = settings["bos_token"]
+        (number,) = (token["id"] for token in parts["added_tokens"] if token["content"] == bos)
+        parts["post_processor"] = {
+            "type": "TemplateProcessing",
+            "single": [{"SpecialToken": {"id": bos, "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
+            "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}],
+            "special_tokens": {bos: {"id": bos, "ids": [number], "tokens": [bos]}},
+        }
+        (model / "tokenizer.json").write_text(json.dumps(parts), encoding="utf-8")
+    elif first.startswith("none"):
+        del settings["bos_token"]
+        (model / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8")
+    monkeypatch.setattr(_sweep_child, "_loaded", None)
+    monkeypatch.setattr(_sweep_child, "_generate", lambda inputs, setup: ([""] * len(inputs["input_ids"]), 0))
+    setup = SweepSetup(
+        model=str(model), spec=mc.load_spec(model), max_crops=4, device="cpu", dtype="float32", attention="sdpa",
+        prompt="{question}", new_tokens=1,
+    )  # fmt: skip
+    _sweep_child.load(setup, {})
+    loaded = _sweep_child._loaded
+    assert loaded is not None
+    questions = read_questions(folder / "dataset.jsonl").rows[::13]
+    images = {question.row: open_image(question) for question in questions}
+    talks = [
+        [{"role": "user", "content": [{"type": "image", "image": images[one.row]}, {"type": "text", "text": "Which?"}]}]
+        for one in questions
+    ]
+    wanted = loaded.processor.apply_chat_template(
+        talks, add_generation_prompt=True, tokenize=True, return_dict=True, return_tensors="pt",
+        processor_kwargs={"padding": True},
+    )  # fmt: skip
+    asked = [replace(question, question="Which?") for question in questions]
+    found = _sweep_child._process(asked, images)
+    assert found.keys() == wanted.keys()
+    assert all(torch.equal(found[name], wanted[name]) for name in found)
+    taken: Any = {}
+    _sweep_child.answer(asked, taken)
+    sizes = list(taken["sizes"].values())
+    assert list(taken["image_tokens"].values()) == mc.count_tokens(setup.spec, sizes, max_crops=4).tolist()
 
 
 def test_a_users_own_metric(folder: Path, tmp_path: Path) -> None:

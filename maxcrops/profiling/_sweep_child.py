@@ -111,11 +111,11 @@ def answer(questions: Sequence[Question], taken: Taken) -> None:
     taken["preprocess_seconds"] = time.perf_counter() - started
     if not rows:
         return
-    for question, mask in zip(rows, inputs["attention_mask"], strict=True):
-        key, image = str(question.row), images[question.row]
+    for question, padded, mask in zip(rows, inputs["input_ids"], inputs["attention_mask"], strict=True):
+        key, image, ids = str(question.row), images[question.row], padded[mask.bool()].tolist()
         taken["sizes"][key] = (image.height, image.width)
-        taken["prompt_tokens"][key] = int(mask.sum())
-        taken["image_tokens"][key] = int(mask.sum()) - _text_tokens(question, inputs["input_ids"])
+        taken["prompt_tokens"][key] = len(ids)
+        taken["image_tokens"][key] = len(ids) - _text_tokens(question, ids)
     started = time.perf_counter()
     texts, taken["new_tokens"] = _generate(inputs, setup)
     taken["generate_seconds"] = time.perf_counter() - started
@@ -164,11 +164,13 @@ def _prepare(
 
 def _process(questions: Sequence[Question], images: dict[int, Image.Image]) -> Any:
     assert _loaded is not None
+    texts = [_text(question) for question in questions]
     return _loaded.processor(
-        text=[_text(question) for question in questions],
+        text=texts,
         images=[[images[question.row]] for question in questions],
         padding=True,
         return_tensors="pt",
+        **_special_tokens(texts[0]),
     )
 
 
@@ -184,17 +186,27 @@ def _text(question: Question) -> str:
     return rendered
 
 
-def _text_tokens(question: Question, ids: Any) -> int:
-    """Tokens of the prompt beside the image's: those of its text, whose placeholder is one of them.
+def _special_tokens(text: str) -> dict[str, bool]:
+    """Arguments of tokenising: a text that begins with the first token gets no second one.
+
+    ``apply_chat_template`` of transformers does the same where it tokenises; many templates write that token.
+    """
+    assert _loaded is not None
+    first = _tokenizer_of(_loaded.processor).bos_token
+    return {"add_special_tokens": False} if first and text.startswith(first) else {}
+
+
+def _text_tokens(question: Question, ids: list[int]) -> int:
+    """Tokens of the prompt `ids` beside the image's: those of its text, whose placeholder is one of them.
 
     A processor may set the first token itself, which the tokenizer leaves out.
     """
     assert _loaded is not None
-    tokenizer = _tokenizer_of(_loaded.processor)
-    text: list[int] = tokenizer(_text(question))["input_ids"]
-    first = tokenizer.bos_token_id
-    set_by_processor = first is not None and text[:1] != [first] and bool((ids == first).any())
-    return len(text) - 1 + set_by_processor
+    tokenizer, text = _tokenizer_of(_loaded.processor), _text(question)
+    plain: list[int] = tokenizer(text, **_special_tokens(text))["input_ids"]
+    first = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id  # as Molmo2's does
+    set_by_processor = plain[:1] != [first] == ids[:1]
+    return len(plain) - 1 + set_by_processor
 
 
 def _tokenizer_of(processor: Any) -> Any:
