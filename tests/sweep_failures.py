@@ -51,6 +51,18 @@ def failing(questions: Sequence[Question], taken: Taken) -> None:
     _answer(questions, taken)
 
 
+def refusing(questions: Sequence[Question], taken: Taken) -> None:
+    """A processor that raises for every image at one max_crops."""
+    assert _sweep_child._loaded is not None
+    if _sweep_child._loaded.setup.max_crops == REFUSED:
+
+        def process(*_: Any) -> Any:
+            raise ValueError("too many crops")
+
+        _sweep_child._process = process
+    _answer(questions, taken)
+
+
 def reading(questions: Sequence[Question], taken: Taken) -> None:
     """A model that sees all that the processor gives: right where a crop is not flat, blind elsewhere."""
     real = _sweep_child._generate

@@ -308,6 +308,18 @@ def test_no_question_can_be_prepared(folder: Path, tmp_path: Path) -> None:
     assert [row.row for row in found.quarantined] == [0]
 
 
+def test_no_question_can_be_prepared_at_one_point(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It takes no question from the others."""
+    monkeypatch.setattr(_sweep_child, "answer", sweep_failures.refusing)
+    found = run(folder, tmp_path, [2, REFUSED], limit=6)
+    assert [row.label for row in found.rows] == ["ok", "error"]
+    assert found.rows[0].accuracy is not None
+    assert found.rows[1].message == "no question could be prepared; row 0 of the data: ValueError: too many crops"
+    assert found.quarantined == ()
+
+
 def test_one_image_that_the_processor_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
     """It alone is left out of its batch."""
     questions = [SimpleNamespace(row=row) for row in range(5)]
@@ -473,12 +485,30 @@ def test_lists_that_are_none(text: str) -> None:
         ({"level": 1.0}, ValueError, "level must be from 0 to below 1, got 1.0"),
         ({"metric": "accuracy"}, ValueError, "accuracy"),
         ({"auto_adjust_batch_size": True}, ValueError, "memory_limit must be given"),
+        ({"max_trials": 0}, ValueError, "max_trials must be at least 1, got 0"),
+        ({"memory_limit": 0}, ValueError, "memory_limit must be at least 1, got 0"),
+        ({"seed": -1}, ValueError, "seed must be at least 0, got -1"),
+        ({"timeout": 0}, ValueError, "timeout must be above 0 seconds, got 0"),
+        ({"dtype": "float8"}, ValueError, "dtype must be one of bfloat16, float16, float32, None, got 'float8'"),
+        ({"attention": "flash"}, ValueError, "attention must be one of sdpa, eager, flash_attention_2, got 'flash'"),
+        ({"spec": mc.get_spec("gemma3", do_pan_and_scan=True)}, mc.UnsupportedError, "crops is pan_and_scan_max_num_"),
     ],
 )
 def test_arguments(folder: Path, tmp_path: Path, changes: Any, error: type[Exception], message: str) -> None:
     arguments: dict[str, Any] = {"max_crops": [2], "out": tmp_path / "out", "device": "cpu", **changes}
     with pytest.raises(error, match=re.escape(message)):
         sweep(folder / "model", folder / "dataset.jsonl", **arguments)
+    assert not (tmp_path / "out").exists()
+
+
+def test_no_search_for_a_family_without_known_inputs(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from maxcrops.profiling import sweep as module
+
+    monkeypatch.setattr(module, "FAMILIES", {})
+    with pytest.raises(mc.UnsupportedError, match="auto_adjust_batch_size must be left out for model_type 'molmo2'"):
+        run(folder, tmp_path / "out", [2], auto_adjust_batch_size=True, memory_limit=2**30)
     assert not (tmp_path / "out").exists()
 
 

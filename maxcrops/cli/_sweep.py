@@ -112,7 +112,8 @@ def sweep(
         console = _format.console()
         console.print(_format.sweep_table(result))
         console.print("\n".join(knee_lines(result)), highlight=False)
-        console.print("\n".join(f"note: {note}" for note in result.notes), highlight=False)
+        for note in result.notes:
+            console.print(f"note: {note}", highlight=False)
     written = out / ("report.html" if report else "rows.csv")
     typer.echo(f"wrote {written} and the tables beside it", err=True)
     raise typer.Exit(0 if result.succeeded else 1)

@@ -121,7 +121,7 @@ def set_max_crops(processor: Any, spec: Spec, max_crops: int) -> None:
         ValueError: max_crops below the smallest that the spec knows.
     """
     image_processor = getattr(processor, "image_processor", processor)
-    name, part = _knob_of(spec)
+    name, part = knob_of(spec)
     if name is None or not hasattr(image_processor, name):
         raise UnsupportedError(
             f"[set_max_crops] {type(image_processor).__name__} has no setting for max_crops; what bounds its crops is"
@@ -130,7 +130,7 @@ def set_max_crops(processor: Any, spec: Spec, max_crops: int) -> None:
     setattr(image_processor, name, _with_knob(getattr(image_processor, name), part, spec.knob_at(max_crops)))
 
 
-def _knob_of(spec: Spec) -> tuple[str | None, str]:
+def knob_of(spec: Spec) -> tuple[str | None, str]:
     """(attribute of the image processor, key in it where it is a mapping) of the knob: where a folder keeps it."""
     (family,) = (family for family in FAMILIES if family.spec.key == spec.family)
     for read in family.reads:

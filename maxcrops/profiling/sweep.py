@@ -24,8 +24,10 @@ from maxcrops._bounds import worst_case
 from maxcrops._counting import count_tokens
 from maxcrops.data.questions import BadRow, Question, read_questions
 from maxcrops.exceptions import ConfigError, MaxCropsError, UnboundedError, UnsupportedError
+from maxcrops.integrations.transformers import knob_of
 from maxcrops.planning.dryrun import dry_run
 from maxcrops.planning.dryrun._configs import load_config
+from maxcrops.planning.dryrun._inputs import FAMILIES
 from maxcrops.planning.dryrun._request import Attention, Dtype
 from maxcrops.planning.dryrun._worker import Worker
 from maxcrops.profiling import _sweep_child
@@ -135,8 +137,8 @@ def sweep(
         A Sweep, also written to `out` by ``Sweep.write``.
 
     Raises:
-        UnsupportedError: no such device, a model that takes no images, a knob that its processor lacks, or a package is
-            not installed.
+        UnsupportedError: no such device, a model that takes no images or whose processors have no knob, or whose batch
+            cannot be looked for; or a package is not installed.
         ConfigError: a folder without weights, or whose configuration cannot be read; `out` has a journal of a run with
             other settings, or another process writes it.
         UnknownSpecError, FileNotFoundError: no such model, or no such data.
@@ -155,13 +157,35 @@ def sweep(
     config = load_config(model)
     spec = load_spec(model) if spec is None else spec
     values = _values(spec, max_crops)
-    for name, value in (("batch_size", batch_size), ("new_tokens", new_tokens), ("resamples", resamples)):
+    for name, value, least in (
+        ("batch_size", batch_size, 1),
+        ("max_batch_size", max_batch_size, 1),
+        ("max_trials", max_trials, 1),
+        ("new_tokens", new_tokens, 1),
+        ("text_tokens", text_tokens, 1),
+        ("memory_limit", 1 if memory_limit is None else memory_limit, 1),
+        ("resamples", resamples, 1),
+        ("seed", seed, 0),
+    ):
         require_arguments("sweep", spec, **{name: value})
-        if value < 1:
-            raise ValueError(f"[sweep] {name} must be at least 1, got {value}")
+        if value < least:
+            raise ValueError(f"[sweep] {name} must be at least {least}, got {value}")
+    for name, choice, known in (
+        ("dtype", dtype, ("bfloat16", "float16", "float32", None)),
+        ("attention", attention, ("sdpa", "eager", "flash_attention_2")),
+    ):
+        if choice not in known:
+            raise ValueError(f"[sweep] {name} must be one of {', '.join(map(str, known))}, got {choice!r}")
+    if not timeout > 0:
+        raise ValueError(f"[sweep] timeout must be above 0 seconds, got {timeout!r}")
     for name, part in (("level", level), ("tolerance", tolerance)):
         if not 0 <= part < 1:
             raise ValueError(f"[sweep] {name} must be from 0 to below 1, got {part!r}")
+    if auto_adjust_batch_size and config["model_type"] not in FAMILIES:
+        raise UnsupportedError(
+            f"[sweep] auto_adjust_batch_size must be left out for model_type {config['model_type']!r}: probe knows the"
+            f" inputs of {', '.join(FAMILIES)}; give batch_size"
+        )
     if weights_of(model, config) is None:
         raise ConfigError(f"[sweep] model must be a folder with weights that are loaded, got {fspath(model)!r}")
     place = find_place(device, timeout=timeout, operation="sweep")
@@ -237,6 +261,8 @@ class _Point:
     message: str = ""
     loaded: Taken = field(default_factory=dict)
     batches: list[Taken] = field(default_factory=list)
+    seen: set[int] = field(default_factory=set)
+    """Rows that were answered or cannot be."""
 
     def add(self, record: Mapping[str, Any]) -> None:
         """Takes in a record."""
@@ -246,17 +272,13 @@ class _Point:
             self.loaded = record["taken"]
         elif record["event"] == "answered":
             self.batches.append(record["taken"])
+            self.seen.update(int(row) for name in ("answers", "bad") for row in record["taken"][name])
         else:
             self.label, self.message = record["label"], record["message"]
 
     def merged(self, name: str) -> dict[int, Any]:
         """A mapping of all batches, by the questions' rows."""
         return {int(row): value for batch in self.batches for row, value in batch[name].items()}
-
-    @property
-    def seen(self) -> set[int]:
-        """Rows that were answered or cannot be."""
-        return {*self.merged("answers"), *self.merged("bad")}
 
 
 @dataclass(frozen=True)
@@ -365,7 +387,8 @@ class _Run:
                 first = False
                 self._tell(setup.max_crops, f"{len(taken['answers'])} answered")
         if not point.merged("answers"):
-            return "error", "no question could be prepared; quarantine.jsonl tells why"
+            row, reason = next(iter(point.merged("bad").items()))
+            return "error", f"no question could be prepared; row {row} of the data: {reason}"
         return "ok", ""
 
     def _record(self, max_crops: int, event: str, **what: Any) -> None:
@@ -412,8 +435,9 @@ def _judged(
 ) -> dict[str, Any]:
     """Rows, knee, answers, quarantine and notes of a Sweep."""
     given = {value: point.merged("answers") for value, point in points.items()}
-    late = {row: reason for point in points.values() for row, reason in point.merged("bad").items()}
     complete = [value for value, point in points.items() if point.label == "ok"]
+    # A point that failed may have failed at every row, and takes none from the others.
+    late = {row: reason for value in complete or points for row, reason in points[value].merged("bad").items()}
     counted = [q for q in questions if q.row not in late and all(q.row in given[value] for value in complete)]
     scores = {
         value: {q.row: _score(score, q, of_value[q.row]) for q in questions if q.row in of_value}
@@ -571,6 +595,11 @@ def _predicted_bytes(setup: SweepSetup, point: _Point, place: Place, text_tokens
 
 
 def _values(spec: Spec, max_crops: Iterable[int]) -> list[int]:
+    if knob_of(spec)[0] is None:
+        raise UnsupportedError(
+            f"[sweep] model must have a setting for max_crops in its image processor, got {spec.key}; what bounds its"
+            f" crops is {spec.knob}"
+        )
     if isinstance(max_crops, str) or not isinstance(max_crops, Iterable):
         raise TypeError(f"[sweep] max_crops must be several integers, got {max_crops!r}")
     values = sorted(set(max_crops))
