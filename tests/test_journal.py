@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -75,6 +76,10 @@ def test_one_process_at_a_time(written: Path) -> None:
     )
     with Journal(written, SETTINGS, operation="sweep"):
         done = subprocess.run(
-            [sys.executable, "-c", code, str(written)], cwd=Path(__file__).parent.parent, capture_output=True, text=True
+            [sys.executable, "-c", code, str(written)],
+            cwd=written.parent,  # a clone's own folder has no extension
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+            capture_output=True,
+            text=True,
         )
     assert "is being written by another process" in done.stdout, done.stderr

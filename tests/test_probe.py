@@ -114,7 +114,9 @@ def _alive(pid: int) -> bool:
 def test_no_child_is_left_behind(stop: signal.Signals, tmp_path: Path) -> None:
     file = tmp_path / "pid"
     code = (
-        "import probe_failures as f; from maxcrops.profiling.probe import _Points;"
+        # What a shell runs in the background ignores SIGINT, and so would this process.
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler);"
+        " import probe_failures as f; from maxcrops.profiling.probe import _Points;"
         " _Points(timeout=600, measure=f.failing).run(f.request_of(f.HANGS))"
     )
     environment = {**os.environ, PID_FILE: str(file), "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
