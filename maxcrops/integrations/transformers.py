@@ -21,7 +21,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from maxcrops.exceptions import UnsupportedError
-from maxcrops.specs import FAMILIES, Spec, get_spec
+from maxcrops.specs import Spec, get_spec, knob_of
 
 if TYPE_CHECKING:
     import torch
@@ -128,16 +128,6 @@ def set_max_crops(processor: Any, spec: Spec, max_crops: int) -> None:
             f" {spec.knob}, which must be set by hand"
         )
     setattr(image_processor, name, _with_knob(getattr(image_processor, name), part, spec.knob_at(max_crops)))
-
-
-def knob_of(spec: Spec) -> tuple[str | None, str]:
-    """(attribute of the image processor, key in it where it is a mapping) of the knob: where a folder keeps it."""
-    (family,) = (family for family in FAMILIES if family.spec.key == spec.family)
-    for read in family.reads:
-        if read.field == spec.grid.knob_field and read.document == "image_processor":
-            name, _, part = read.key.partition(".")
-            return name, part
-    return None, ""
 
 
 def _with_knob(old: Any, part: str, value: Any) -> Any:

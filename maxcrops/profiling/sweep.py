@@ -24,7 +24,6 @@ from maxcrops._bounds import worst_case
 from maxcrops._counting import count_tokens
 from maxcrops.data.questions import BadRow, Question, read_questions
 from maxcrops.exceptions import ConfigError, MaxCropsError, UnboundedError, UnsupportedError
-from maxcrops.integrations.transformers import knob_of
 from maxcrops.planning.dryrun import dry_run
 from maxcrops.planning.dryrun._configs import load_config
 from maxcrops.planning.dryrun._inputs import FAMILIES
@@ -41,7 +40,7 @@ from maxcrops.profiling.probe import probe, weights_of
 from maxcrops.profiling.report import write_report
 from maxcrops.profiling.statistics import Interval, find_knee, interval, resample
 from maxcrops.profiling.sweep_result import Sweep, SweepRow
-from maxcrops.specs import Spec
+from maxcrops.specs import Spec, knob_of
 from maxcrops.specs.loading import load_spec
 
 PathOrName: TypeAlias = "str | PathLike[str]"
@@ -134,7 +133,7 @@ def sweep(
         on_progress: called when a batch is done.
 
     Returns:
-        A Sweep, also written to `out` by ``Sweep.write``.
+        A Sweep, also written to `out`: its tables by ``Sweep.write``, and the report.
 
     Raises:
         UnsupportedError: no such device, a model that takes no images or whose processors have no knob, or whose batch

@@ -45,7 +45,7 @@ from maxcrops.specs._family import Family
 from maxcrops.specs._spec import Source, Spec, Taken
 from maxcrops.specs.native import refuse
 
-__all__ = ["FAMILIES", "Family", "Source", "Spec", "Taken", "get_spec", "list_specs", "nearest_keys"]
+__all__ = ["FAMILIES", "Family", "Source", "Spec", "Taken", "get_spec", "knob_of", "list_specs", "nearest_keys"]
 
 FAMILIES: tuple[Family, ...] = tuple(
     module.FAMILY
@@ -167,3 +167,13 @@ def get_spec(key: str, **changes: Any) -> Spec:
             stacklevel=2,
         )
     return spec
+
+
+def knob_of(spec: Spec) -> tuple[str | None, str]:
+    """(attribute of the image processor, key in it where it is a mapping) of the knob: where a folder keeps it."""
+    (family,) = (family for family in FAMILIES if family.spec.key == spec.family)
+    for read in family.reads:
+        if read.field == spec.grid.knob_field and read.document == "image_processor":
+            name, _, part = read.key.partition(".")
+            return name, part
+    return None, ""
