@@ -47,7 +47,9 @@ struct RowPlan {
     AlignedVector<uint8_t> first_byte;
     AlignedVector<uint8_t> second_byte;
     int64_t span = 0;             // most bytes that a vector reads
+    bool shared = false;          // a piece reads no more than 64: its vectors have one base
     bool gathered = false;        // they are more than 256: bytes count in eights a pixel, from the vector's first one
+    int64_t most_step = 0;        // bytes between the first taps of two neighbouring pixels
     std::vector<int32_t> offset;  // of each pixel's first tap in the row, bytes; kGathered pixels from any are readable
 
     static constexpr int64_t kGathered = 8;  // pixels that 16 values may lie in, and one to spare

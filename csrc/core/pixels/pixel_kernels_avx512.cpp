@@ -16,67 +16,68 @@ namespace {
 constexpr int64_t kPieceLanes = 48;
 constexpr __mmask64 kLowestBytes = 0x1111111111111111ULL;  // of each 32-bit lane
 
+constexpr float kTwoTo23 = 8388608.0F;  // a byte in the lowest bits of this float makes it that byte larger
+
 // The bytes that 16 values of a piece read of a source row, in as many vectors as they take: 1, 2 or 4; 0 if they lie
 // too far apart for that, and eight bytes of each pixel are gathered.
 template <int kLoads>
 struct Window {
     __m512i bytes[kLoads > 0 ? kLoads : 1];
 
-    Window(const RowPlan& plan, const RowPlan::Piece& piece, int vector, const uint8_t* row) {
-        if constexpr (kLoads == 0) {
-            const int32_t* offsets = &plan.offset[static_cast<size_t>(piece.first[vector])];
-            const __m256i pixels = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(offsets));
-            bytes[0] = _mm512_i32gather_epi64(pixels, row, 1);
-        }
-        for (int i = 0; i < kLoads; ++i) bytes[i] = _mm512_loadu_si512(row + piece.base[vector] + 64 * i);
-    }
-
-    // One tap of each value; `index` has its byte in the lowest of each lane's four.
-    __m512 tap(__m512i index) const { return _mm512_cvtepi32_ps(lowest_bytes(index)); }
-
-private:
-    __m512i lowest_bytes(__m512i index) const {
-        if constexpr (kLoads <= 1) return _mm512_maskz_permutexvar_epi8(kLowestBytes, index, bytes[0]);
-        if constexpr (kLoads == 2) return _mm512_maskz_permutex2var_epi8(kLowestBytes, bytes[0], index, bytes[1]);
+    // `index` with each lane's lowest byte replaced by the byte that it is the place of.
+    __m512i operator[](__m512i index) const {
+        if constexpr (kLoads <= 1) return _mm512_mask_permutexvar_epi8(index, kLowestBytes, index, bytes[0]);
+        if constexpr (kLoads == 2) return _mm512_mask2_permutex2var_epi8(bytes[0], index, kLowestBytes, bytes[1]);
         if constexpr (kLoads == 4) {
             return _mm512_mask_blend_epi8(_mm512_movepi8_mask(index),
-                                          _mm512_maskz_permutex2var_epi8(kLowestBytes, bytes[0], index, bytes[1]),
-                                          _mm512_maskz_permutex2var_epi8(kLowestBytes, bytes[2], index, bytes[3]));
+                                          _mm512_mask2_permutex2var_epi8(bytes[0], index, kLowestBytes, bytes[1]),
+                                          _mm512_mask2_permutex2var_epi8(bytes[2], index, kLowestBytes, bytes[3]));
         }
     }
 };
 
-__m512 blend(__m512 first, __m512 second, __m512 weight) {
-    return _mm512_fmadd_ps(first, _mm512_sub_ps(_mm512_set1_ps(1.0F), weight), _mm512_mul_ps(second, weight));
-}
+// Two taps of sixteen values.
+struct Taps {
+    __m512 first, second;
+};
 
-// Sixteen values of a piece: where their taps are in a source row, and the second one's weights.
+// Sixteen values of a piece: where their taps are in a source row, and their weights.
 template <int kLoads>
 class Vector {
 public:
-    Vector(const RowPlan& plan, size_t piece, int vector) : plan_(plan), piece_(plan.pieces[piece]), vector_(vector) {
+    Vector(const RowPlan& plan, size_t piece, int vector) : base_(plan.pieces[piece].base[vector]) {
         const size_t lanes = piece * kPieceLanes + 16 * static_cast<size_t>(vector);
+        const int32_t* offsets = &plan.offset[static_cast<size_t>(plan.pieces[piece].first[vector])];
+        pixels_ = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(offsets));
         first_ = indices(&plan.first_byte[lanes]);
         second_ = indices(&plan.second_byte[lanes]);
-        weight_ = _mm512_load_ps(&plan.weights[lanes]);
+        second_weight_ = _mm512_load_ps(&plan.weights[lanes]);
+        first_weight_ = _mm512_sub_ps(_mm512_set1_ps(1.0F), second_weight_);
+        raised_second_ = _mm512_or_si512(second_, _mm512_castps_si512(_mm512_set1_ps(kTwoTo23)));
+        lowering_ = _mm512_mul_ps(_mm512_set1_ps(-kTwoTo23), second_weight_);
     }
 
-    struct Taps {
-        __m512 first, second;
-    };
+    Window<kLoads> window(const uint8_t* row) const {
+        Window<kLoads> result;
+        if constexpr (kLoads == 0) result.bytes[0] = _mm512_i32gather_epi64(pixels_, row, 1);
+        for (int i = 0; i < kLoads; ++i) result.bytes[i] = _mm512_loadu_si512(row + base_ + 64 * i);
+        return result;
+    }
 
-    Taps taps(const uint8_t* row) const {
-        const Window<kLoads> window(plan_, piece_, vector_, row);
-        return {window.tap(first_), window.tap(second_)};
+    Taps taps(const Window<kLoads>& window) const {
+        return {_mm512_cvtepi32_ps(window[first_]), _mm512_cvtepi32_ps(window[second_])};
     }
-    __m512 resized(const uint8_t* row) const {
-        const Taps read = taps(row);
-        return blend(read.first, read.second, weight_);
+
+    // second * weight = (2^23 + second) * weight - 2^23 * weight, which a fused step rounds once, at the end: that byte
+    // needs no conversion.
+    __m512 resized(const Window<kLoads>& window) const {
+        const __m512 product = _mm512_fmadd_ps(_mm512_castsi512_ps(window[raised_second_]), second_weight_, lowering_);
+        return _mm512_fmadd_ps(_mm512_cvtepi32_ps(window[first_]), first_weight_, product);
     }
+
     // The chain of four products.
     __m512 chained(const Taps& top, const Taps& bottom, __m512 v1) const {
-        const __m512 one = _mm512_set1_ps(1.0F), u1 = weight_;
-        const __m512 u0 = _mm512_sub_ps(one, u1), v0 = _mm512_sub_ps(one, v1);
+        const __m512 v0 = _mm512_sub_ps(_mm512_set1_ps(1.0F), v1), u0 = first_weight_, u1 = second_weight_;
         const __m512 upper =
             _mm512_fmadd_ps(_mm512_mul_ps(v0, u0), top.first, _mm512_mul_ps(_mm512_mul_ps(v0, u1), top.second));
         return _mm512_fmadd_ps(_mm512_mul_ps(v1, u1), bottom.second,
@@ -88,68 +89,91 @@ private:
         return _mm512_cvtepu8_epi32(_mm_load_si128(reinterpret_cast<const __m128i*>(bytes)));
     }
 
-    const RowPlan& plan_;
-    const RowPlan::Piece& piece_;
-    const int vector_;
-    __m512i first_, second_;
-    __m512 weight_;
+    int64_t base_;
+    __m256i pixels_;
+    __m512i first_, second_, raised_second_;
+    __m512 first_weight_, second_weight_, lowering_;
 };
+
+__m512 blend(__m512 top, __m512 bottom, __m512 weight) {
+    return _mm512_fmadd_ps(top, _mm512_sub_ps(_mm512_set1_ps(1.0F), weight), _mm512_mul_ps(bottom, weight));
+}
 
 // Rounds half to even, in the mode that floating point starts in: adding 1.5 * 2^23 leaves a value's integer in the
 // lowest bits. Sums of weights are 1 within a rounding and never negative, so that it is at most 255.
 __m512i rounded(__m512 value) { return _mm512_castps_si512(_mm512_add_ps(value, _mm512_set1_ps(12582912.0F))); }
 
+// The lowest byte of each lane of two vectors.
+alignas(64) constexpr uint8_t kLowestOfTwo[64] = {0,  4,  8,  12, 16, 20, 24, 28,  32,  36,  40,  44,  48,  52,  56,  60,
+                                                  64, 68, 72, 76, 80, 84, 88, 92,  96,  100, 104, 108, 112, 116, 120, 124};
+
 void store_piece(int64_t num_values, __m512 v0, __m512 v1, __m512 v2, uint8_t* to) {
     const auto store = [&](int64_t at, __m512 v) {
-        _mm_storeu_si128(reinterpret_cast<__m128i*>(to + std::min(at, num_values - 16)), _mm512_cvtepi32_epi8(rounded(v)));
+        _mm_storeu_si128(reinterpret_cast<__m128i*>(to + at), _mm512_cvtepi32_epi8(rounded(v)));
     };
-    store(0, v0);
-    store(16, v1);
-    store(32, v2);
+    if (num_values >= 32) {
+        const __m512i bytes = _mm512_permutex2var_epi8(rounded(v0), _mm512_load_si512(kLowestOfTwo), rounded(v1));
+        _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), _mm512_castsi512_si256(bytes));
+    } else {
+        store(0, v0);
+        store(std::min<int64_t>(16, num_values - 16), v1);
+    }
+    store(std::min<int64_t>(32, num_values - 16), v2);
 }
 
-// A column of at most 16 pixels through the rows of a patch.
-template <int kLoads, bool kChained>
+// A column of at most 16 pixels through the rows of a patch. `kShared`: its vectors read the same bytes of a row.
+template <int kLoads, bool kShared, bool kChained>
 void blend_piece(const RowPlan& plan, size_t p, const RowPair* rows, uint8_t* out) {
-    const RowPlan::Piece& piece = plan.pieces[p];
     const Vector<kLoads> v0(plan, p, 0), v1(plan, p, 1), v2(plan, p, 2);
-    const auto place = [&](int64_t dy) { return out + dy * 3 * plan.patch_size + piece.offset; };
+    // Copies, as the compiler must assume that a byte stored changes what `plan` holds.
+    const int64_t num_values = plan.pieces[p].num_values, num_rows = plan.patch_size;
+    uint8_t* const first_row = out + plan.pieces[p].offset;
+    const auto place = [&](int64_t dy) { return first_row + dy * 3 * num_rows; };
+    const auto each = [&](const uint8_t* row, const auto& use) {
+        const Window<kLoads> w0 = v0.window(row);
+        return use(w0, kShared ? w0 : v1.window(row), kShared ? w0 : v2.window(row));
+    };
     if constexpr (kChained) {
         struct Row {
-            typename Vector<kLoads>::Taps v0, v1, v2;
+            Taps v0, v1, v2;
         };
-        const auto read = [&](const uint8_t* row) { return Row{v0.taps(row), v1.taps(row), v2.taps(row)}; };
-        for_row_pairs<Row>(rows, plan.patch_size, read, [&](const Row& top, const Row& bottom, float weight, int64_t dy) {
+        const auto read = [&](const uint8_t* row) {
+            return each(row, [&](auto& w0, auto& w1, auto& w2) { return Row{v0.taps(w0), v1.taps(w1), v2.taps(w2)}; });
+        };
+        for_row_pairs<Row>(rows, num_rows, read, [&](const Row& top, const Row& bottom, float weight, int64_t dy) {
             const __m512 by = _mm512_set1_ps(weight);
-            store_piece(piece.num_values, v0.chained(top.v0, bottom.v0, by), v1.chained(top.v1, bottom.v1, by),
+            store_piece(num_values, v0.chained(top.v0, bottom.v0, by), v1.chained(top.v1, bottom.v1, by),
                         v2.chained(top.v2, bottom.v2, by), place(dy));
         });
     } else {
         struct Row {
             __m512 v0, v1, v2;
         };
-        const auto read = [&](const uint8_t* row) { return Row{v0.resized(row), v1.resized(row), v2.resized(row)}; };
-        for_row_pairs<Row>(rows, plan.patch_size, read, [&](const Row& top, const Row& bottom, float weight, int64_t dy) {
+        const auto read = [&](const uint8_t* row) {
+            return each(row, [&](auto& w0, auto& w1, auto& w2) { return Row{v0.resized(w0), v1.resized(w1), v2.resized(w2)}; });
+        };
+        for_row_pairs<Row>(rows, num_rows, read, [&](const Row& top, const Row& bottom, float weight, int64_t dy) {
             const __m512 by = _mm512_set1_ps(weight);
-            store_piece(piece.num_values, blend(top.v0, bottom.v0, by), blend(top.v1, bottom.v1, by),
+            store_piece(num_values, blend(top.v0, bottom.v0, by), blend(top.v1, bottom.v1, by),
                         blend(top.v2, bottom.v2, by), place(dy));
         });
     }
 }
 
-// Calls one of four instances of a function template.
+// Calls one of five instances of a function template, with its loads and whether a piece's vectors share them.
 template <typename Function>
 void for_span(const RowPlan& plan, const Function& function) {
-    if (plan.gathered) return function(std::integral_constant<int, 0>());
-    if (plan.span <= 64) return function(std::integral_constant<int, 1>());
-    if (plan.span <= 128) return function(std::integral_constant<int, 2>());
-    function(std::integral_constant<int, 4>());
+    if (plan.gathered) return function(std::integral_constant<int, 0>(), std::false_type());
+    if (plan.shared) return function(std::integral_constant<int, 1>(), std::true_type());
+    if (plan.span <= 64) return function(std::integral_constant<int, 1>(), std::false_type());
+    if (plan.span <= 128) return function(std::integral_constant<int, 2>(), std::false_type());
+    function(std::integral_constant<int, 4>(), std::false_type());
 }
 
 void blend_patch(const RowPlan& plan, int64_t patch, const RowPair* rows, bool chained, uint8_t* out) {
     if (!plan.vectorised) return kScalarPixelKernels.blend_patch(plan, patch, rows, chained, out);
-    for_span(plan, [&](auto loads) {
-        const auto blend_one = chained ? blend_piece<loads, true> : blend_piece<loads, false>;
+    for_span(plan, [&](auto loads, auto shared) {
+        const auto blend_one = chained ? blend_piece<loads, shared, true> : blend_piece<loads, shared, false>;
         for (int64_t p = patch * plan.pieces_a_patch; p < (patch + 1) * plan.pieces_a_patch; ++p) {
             blend_one(plan, static_cast<size_t>(p), rows, out);
         }
@@ -290,8 +314,9 @@ void normalize_bytes(const ByteNormalization& normalization, const uint8_t* in, 
     const int64_t element = bytes_of(type);
     const bool looks_up = normalization.same_channels && type != PixelType::kFloat32;
     const int64_t head = stream ? before_line(out, element, count) : 0;
-    const int64_t step = looks_up ? 64 : type == PixelType::kFloat32 ? 48 : 96;
-    const int64_t body = (count - head) / step * step, rest = count - head - body;
+    const int64_t left = count - head;  // divided by constants: a division by a variable takes as long as 50 values
+    const int64_t body = looks_up ? left / 64 * 64 : type == PixelType::kFloat32 ? left / 48 * 48 : left / 96 * 96;
+    const int64_t rest = left - body;
     normalize_rest(normalization, in, head, channel, type, out);
     if (looks_up) {
         const auto lines = stream ? look_up_lines<true> : look_up_lines<false>;

@@ -9,6 +9,7 @@ namespace {
 constexpr int64_t kVectorValues = 16;
 constexpr int64_t kPieceLanes = 48;
 constexpr int64_t kPiecePixels = 16;
+constexpr int64_t kVectorBytes = 64;
 constexpr int64_t kMostSpan = 256;     // that a byte counts
 constexpr int64_t kGatheredBytes = 8;  // both taps of a pixel, six bytes, and two to spare
 
@@ -36,13 +37,21 @@ RowPlan row_plan(int64_t in, int64_t out, int64_t patch_size) {
     if (!plan.vectorised) return plan;
 
     const auto first_byte = [&](int64_t pixel) { return int64_t{plan.offset[static_cast<size_t>(pixel)]}; };
+    const auto span = [&](int64_t first, int64_t last) { return first_byte(last) + 6 - first_byte(first); };
+    for (int64_t pixel = 1; pixel < plan.width(); ++pixel) {
+        plan.most_step = std::max(plan.most_step, first_byte(pixel) - first_byte(pixel - 1));
+    }
+    plan.shared = true;
+    for (const RowPlan::Piece& piece : plan.pieces) {
+        plan.shared &= span(piece.pixel, piece.pixel + piece.num_values / 3 - 1) <= kVectorBytes;
+    }
     for (RowPlan::Piece& piece : plan.pieces) {
         for (int64_t v = 0; v < 3; ++v) {
             const int64_t start = std::min<int64_t>(v * kVectorValues, piece.num_values - kVectorValues);
             const int64_t first = piece.pixel + start / 3, last = piece.pixel + (start + kVectorValues - 1) / 3;
             piece.first[v] = static_cast<int32_t>(first);
-            piece.base[v] = static_cast<int32_t>(first_byte(first));
-            plan.span = std::max(plan.span, first_byte(last) + 6 - first_byte(first));
+            piece.base[v] = static_cast<int32_t>(first_byte(plan.shared ? piece.pixel : first));
+            plan.span = std::max(plan.span, span(first, last));
         }
     }
     plan.gathered = plan.span > kMostSpan;
