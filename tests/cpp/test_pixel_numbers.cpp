@@ -18,6 +18,7 @@ std::vector<ByteNormalization> normalizations() {
     return {byte_normalization(clip.mean, clip.std), byte_normalization({0.5F, 0.5F, 0.5F}, {0.5F, 0.5F, 0.5F}),
             byte_normalization({0.485F, 0.456F, 0.406F}, {0.229F, 0.224F, 0.225F}),
             byte_normalization({0.0F, 0.0F, 0.0F}, {1.0F, 1.0F, 1.0F}),
+            byte_normalization({0.25F / 255, 0.25F / 255, 0.25F / 255}, {1.0F / 255, 1.0F / 255, 1.0F / 255}),  // quarters
             byte_normalization({0.0F, 128.0F / 255.0F, 1.0F}, {1e-3F, 1e-6F, 3.7F}),  // float16 overflows
             byte_normalization({0.5F, 0.5F, 0.5F}, {1e-42F, 1.0F, 1e30F})};           // no finite reciprocal
 }
@@ -35,7 +36,7 @@ TEST(Normalization, TableIsTheDefinition) {
 
 TEST(Normalization, ArithmeticEqualsTheTableBitForBitWhereItIsUsed) {
     const std::vector<ByteNormalization> all = normalizations();
-    for (size_t i = 0; i < 4; ++i) EXPECT_TRUE(all[i].by_arithmetic) << i;
+    for (size_t i = 0; i < 5; ++i) EXPECT_TRUE(all[i].by_arithmetic) << i;
     EXPECT_FALSE(all.back().by_arithmetic);
     Random random(2);
     int64_t by_arithmetic = 0;
@@ -51,6 +52,11 @@ TEST(Normalization, ArithmeticEqualsTheTableBitForBitWhereItIsUsed) {
         }
     }
     EXPECT_GT(by_arithmetic, 450);  // otherwise the fast path is not worth its code
+}
+
+TEST(Normalization, KnowsWhetherAValueLiesHalfwayBetweenTwoOfBfloat16) {
+    const std::vector<ByteNormalization> all = normalizations();
+    for (size_t i = 0; i < all.size(); ++i) EXPECT_EQ(all[i].bfloat16_ties, i == 4) << i;
 }
 
 TEST(Normalization, DivisionBy255IsExactForAllBytes) {

@@ -4,6 +4,15 @@
 #include <cstring>
 
 namespace maxcrops {
+namespace {
+
+uint32_t bits_of(float value) {
+    uint32_t bits;
+    std::memcpy(&bits, &value, sizeof bits);
+    return bits;
+}
+
+}  // namespace
 
 Reciprocal reciprocal_of(float divisor) {
     const double exact = 1.0 / static_cast<double>(divisor);
@@ -25,6 +34,7 @@ ByteNormalization byte_normalization(const std::array<float, 3>& mean, const std
             const float difference = static_cast<float>(u) - offset;
             result.table[channel][u] = difference / divisor;
             result.by_arithmetic &= divide(difference, result.reciprocal[channel]) == result.table[channel][u];
+            result.bfloat16_ties |= (bits_of(result.table[channel][u]) & 0xFFFFU) == 0x8000U;
         }
     }
     for (size_t i = 0; i < result.offsets.size(); ++i) {
@@ -42,16 +52,6 @@ ByteNormalization byte_normalization(const std::array<float, 3>& mean, const std
     }
     return result;
 }
-
-namespace {
-
-uint32_t bits_of(float value) {
-    uint32_t bits;
-    std::memcpy(&bits, &value, sizeof bits);
-    return bits;
-}
-
-}  // namespace
 
 uint16_t to_bfloat16(float value) {
     const uint32_t bits = bits_of(value);

@@ -1,5 +1,5 @@
-// AVX2 with FMA and F16C: each pixel's two taps are one 8-byte load, 8 float lanes do the arithmetic on two pixels of
-// four lanes each, the fourth one idle. Contracts are in pixel_kernels.h.
+// AVX2 with FMA and F16C: byte shuffles bring the taps of four values to each half of a vector, 8 float lanes do the
+// arithmetic. Contracts are in pixel_kernels.h.
 #include <immintrin.h>
 
 #include <algorithm>
@@ -12,119 +12,142 @@
 namespace maxcrops {
 namespace {
 
-// A piece is cut in groups of four pixels; the last group ends with the piece.
-constexpr int64_t kGroupPixels = 4;
+// Sixteen values are two vectors, whose halves take turns: values 0 to 3 and 8 to 11, 4 to 7 and 12 to 15. What packing
+// makes of them is in order.
+constexpr int64_t kQuarter = 4;
 
-__m256 blend(__m256 first, __m256 second, __m256 weight) {
-    return _mm256_fmadd_ps(first, _mm256_sub_ps(_mm256_set1_ps(1.0F), weight), _mm256_mul_ps(second, weight));
-}
+// The four values of a half lie in two neighbouring pixels. Their bytes are one load, or eight of each pixel where the
+// neighbours are further apart.
+constexpr int64_t kPixelBytes = 8;
+constexpr int64_t kMostStep = 16 - 6;  // between first taps, for both taps of the second pixel to be in a load
 
-// Two pixels of a source row, in four lanes each: both taps.
+__m256i halves_of(__m128i low, __m128i high) { return _mm256_inserti128_si256(_mm256_castsi128_si256(low), high, 1); }
+
 struct Taps {
     __m256 first, second;
 };
 
-// Where two pixels are in a row, and the second tap's weights.
-class PixelPair {
+// Eight values, four in each half: where their taps are in a source row, and their weights.
+template <bool kWide>
+class Vector {
 public:
-    PixelPair(const RowPlan& plan, int64_t pixel) {
-        const int32_t* first = &plan.axis.first[static_cast<size_t>(pixel)];
-        const float* weight = &plan.axis.weight[static_cast<size_t>(pixel)];
-        const auto at_end = [&](int i) { return first[i] == plan.axis.in - 1; };
-        for (int i = 0; i < 2; ++i) offset_[i] = 3 * first[i];
-        second_byte_ = halves_of(at_end(0) ? bytes_from(0) : bytes_from(3), at_end(1) ? bytes_from(0) : bytes_from(3));
-        weight_ = _mm256_set_m128(_mm_set1_ps(weight[1]), _mm_set1_ps(weight[0]));
+    // `value`: that each half starts with, in a piece from `pixel` on; `second_step`: bytes from first taps to second ones.
+    Vector(const RowPlan& plan, int64_t pixel, const int64_t (&value)[2], __m256i second_step, __m256 weight)
+        : first_weight_(_mm256_sub_ps(_mm256_set1_ps(1.0F), weight)), second_weight_(weight) {
+        __m128i first[2];
+        for (int i = 0; i < 2; ++i) {
+            const int32_t* offset = &plan.offset[static_cast<size_t>(pixel + value[i] / 3)];
+            low_[i] = offset[0];
+            high_[i] = offset[1];
+            first[i] = first_bytes(value[i] % 3, kWide ? kPixelBytes : high_[i] - low_[i]);
+        }
+        first_ = halves_of(first[0], first[1]);
+        second_ = _mm256_add_epi32(first_, second_step);
     }
 
-    __m256 weight() const { return weight_; }
-
-    // Each half of a vector reads one pixel's six bytes and spreads three of them over its lanes.
     Taps taps(const uint8_t* row) const {
-        const auto pixel = [&](int i) { return _mm_loadu_si128(reinterpret_cast<const __m128i*>(row + offset_[i])); };
-        const __m256i pair = halves_of(pixel(0), pixel(1));
-        return {_mm256_cvtepi32_ps(_mm256_shuffle_epi8(pair, _mm256_broadcastsi128_si256(bytes_from(0)))),
-                _mm256_cvtepi32_ps(_mm256_shuffle_epi8(pair, second_byte_))};
+        const __m256i bytes = halves_of(half(row, 0), half(row, 1));
+        return {_mm256_cvtepi32_ps(_mm256_shuffle_epi8(bytes, first_)), _mm256_cvtepi32_ps(_mm256_shuffle_epi8(bytes, second_))};
+    }
+
+    __m256 resized(const uint8_t* row) const {
+        const Taps read = taps(row);
+        return _mm256_fmadd_ps(read.first, first_weight_, _mm256_mul_ps(read.second, second_weight_));
+    }
+
+    // The chain of four products.
+    __m256 chained(const Taps& top, const Taps& bottom, __m256 v1) const {
+        const __m256 v0 = _mm256_sub_ps(_mm256_set1_ps(1.0F), v1), u0 = first_weight_, u1 = second_weight_;
+        const __m256 upper =
+            _mm256_fmadd_ps(_mm256_mul_ps(v0, u0), top.first, _mm256_mul_ps(_mm256_mul_ps(v0, u1), top.second));
+        return _mm256_fmadd_ps(_mm256_mul_ps(v1, u1), bottom.second,
+                               _mm256_fmadd_ps(_mm256_mul_ps(v1, u0), bottom.first, upper));
     }
 
 private:
-    static __m256i halves_of(__m128i low, __m128i high) {
-        return _mm256_inserti128_si256(_mm256_castsi128_si256(low), high, 1);
-    }
-    static __m128i bytes_from(char first) {  // three of them, as 32-bit integers, and a zero
-        const auto next = static_cast<char>(first + 1), last = static_cast<char>(first + 2);
-        return _mm_setr_epi8(first, -1, -1, -1, next, -1, -1, -1, last, -1, -1, -1, -1, -1, -1, -1);
+    // Four values from a channel of one pixel on; the next pixel is so many bytes behind. As indices of a shuffle.
+    static __m128i first_bytes(int64_t channel, int64_t step) {
+        alignas(16) static constexpr uint32_t kByte[3][4] = {{0, 1, 2, 0}, {1, 2, 0, 1}, {2, 0, 1, 2}};
+        alignas(16) static constexpr uint32_t kIsNext[3][4] = {{0, 0, 0, 0xFF}, {0, 0, 0xFF, 0xFF}, {0, 0xFF, 0xFF, 0xFF}};
+        const auto load = [&](const uint32_t(&table)[3][4]) {
+            return _mm_load_si128(reinterpret_cast<const __m128i*>(table[channel]));
+        };
+        const __m128i zeros = _mm_set1_epi32(static_cast<int>(0x80808000U));
+        const __m128i next = _mm_and_si128(load(kIsNext), _mm_set1_epi32(static_cast<int>(step)));
+        return _mm_or_si128(zeros, _mm_add_epi32(load(kByte), next));
     }
 
-    int64_t offset_[2];
-    __m256i second_byte_;
-    __m256 weight_;
+    __m128i half(const uint8_t* row, int i) const {
+        if constexpr (!kWide) return _mm_loadu_si128(reinterpret_cast<const __m128i*>(row + low_[i]));
+        return _mm_unpacklo_epi64(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(row + low_[i])),
+                                  _mm_loadl_epi64(reinterpret_cast<const __m128i*>(row + high_[i])));
+    }
+
+    int64_t low_[2], high_[2];
+    __m256i first_, second_;
+    __m256 first_weight_, second_weight_;
 };
 
-// Four pixels as 12 bytes, rounded half to even (the mode that floating point starts in) and saturated.
-void store_group(__m256 low, __m256 high, bool room_for_16, uint8_t* to) {
-    const __m256i words = _mm256_packus_epi32(_mm256_cvtps_epi32(low), _mm256_cvtps_epi32(high));
-    const __m256i bytes = _mm256_packus_epi16(words, words);
-    const __m256i order = _mm256_setr_epi32(0, 4, 1, 5, 0, 0, 0, 0);
-    const __m128i pixels = _mm256_castsi256_si128(_mm256_permutevar8x32_epi32(bytes, order));
-    const __m128i packed = _mm_shuffle_epi8(pixels, _mm_setr_epi8(0, 1, 2, 4, 5, 6, 8, 9, 10, 12, 13, 14, -1, -1, -1, -1));
-    if (room_for_16) {
-        _mm_storeu_si128(reinterpret_cast<__m128i*>(to), packed);
+__m256 blend(__m256 top, __m256 bottom, __m256 weight) {
+    return _mm256_fmadd_ps(top, _mm256_sub_ps(_mm256_set1_ps(1.0F), weight), _mm256_mul_ps(bottom, weight));
+}
+
+// Sixteen values as bytes, rounded half to even (the mode that floating point starts in) and saturated.
+void store_values(__m256 v0, __m256 v1, uint8_t* to) {
+    const __m256i words = _mm256_packus_epi32(_mm256_cvtps_epi32(v0), _mm256_cvtps_epi32(v1));
+    const __m128i bytes = _mm_packus_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1));
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(to), bytes);
+}
+
+// Sixteen values through the rows of a patch; they are `lanes` and on of the plan, and `start` and on of their piece.
+template <bool kWide, bool kChained>
+void blend_values(const RowPlan& plan, int64_t pixel, int64_t start, size_t lanes, const RowPair* rows, uint8_t* to) {
+    const auto bytes = [&](const AlignedVector<uint8_t>& of) { return _mm_load_si128(reinterpret_cast<const __m128i*>(&of[lanes])); };
+    const __m128i steps = _mm_shuffle_epi32(_mm_sub_epi8(bytes(plan.second_byte), bytes(plan.first_byte)), _MM_SHUFFLE(3, 1, 2, 0));
+    const auto vector = [&](int64_t i, __m128i second_steps) {
+        const float* weights = &plan.weights[lanes + static_cast<size_t>(i)];
+        return Vector<kWide>(plan, pixel, {start + i, start + i + 2 * kQuarter}, _mm256_cvtepu8_epi32(second_steps),
+                             _mm256_set_m128(_mm_load_ps(weights + 2 * kQuarter), _mm_load_ps(weights)));
+    };
+    const Vector<kWide> v0 = vector(0, steps), v1 = vector(kQuarter, _mm_srli_si128(steps, 8));
+    const int64_t num_rows = plan.patch_size;
+    const auto place = [&](int64_t dy) { return to + dy * 3 * num_rows; };
+    if constexpr (kChained) {
+        struct Row {
+            Taps v0, v1;
+        };
+        const auto read = [&](const uint8_t* row) { return Row{v0.taps(row), v1.taps(row)}; };
+        for_row_pairs<Row>(rows, num_rows, read, [&](const Row& top, const Row& bottom, float weight, int64_t dy) {
+            const __m256 by = _mm256_set1_ps(weight);
+            store_values(v0.chained(top.v0, bottom.v0, by), v1.chained(top.v1, bottom.v1, by), place(dy));
+        });
     } else {
-        _mm_storel_epi64(reinterpret_cast<__m128i*>(to), packed);
-        const int32_t last = _mm_extract_epi32(packed, 2);
-        std::memcpy(to + 8, &last, 4);
+        struct Row {
+            __m256 v0, v1;
+        };
+        const auto read = [&](const uint8_t* row) { return Row{v0.resized(row), v1.resized(row)}; };
+        for_row_pairs<Row>(rows, num_rows, read, [&](const Row& top, const Row& bottom, float weight, int64_t dy) {
+            const __m256 by = _mm256_set1_ps(weight);
+            store_values(blend(top.v0, bottom.v0, by), blend(top.v1, bottom.v1, by), place(dy));
+        });
     }
 }
 
-__m256 blend_chained(const Taps& top, const Taps& bottom, __m256 u1, __m256 v1) {
-    const __m256 one = _mm256_set1_ps(1.0F);
-    const __m256 u0 = _mm256_sub_ps(one, u1), v0 = _mm256_sub_ps(one, v1);
-    const __m256 upper = _mm256_fmadd_ps(_mm256_mul_ps(v0, u0), top.first, _mm256_mul_ps(_mm256_mul_ps(v0, u1), top.second));
-    return _mm256_fmadd_ps(_mm256_mul_ps(v1, u1), bottom.second, _mm256_fmadd_ps(_mm256_mul_ps(v1, u0), bottom.first, upper));
-}
-
-// A column of four pixels through the rows of a patch.
-template <bool kChained>
-void blend_group(const RowPlan& plan, int64_t pixel, const RowPair* rows, bool room_for_16, uint8_t* to) {
-    const PixelPair low(plan, pixel), high(plan, pixel + 2);
-    const auto place = [&](int64_t dy) { return to + dy * 3 * plan.patch_size; };
-    if constexpr (kChained) {
-        struct Row {
-            Taps low, high;
-        };
-        const auto read = [&](const uint8_t* row) { return Row{low.taps(row), high.taps(row)}; };
-        for_row_pairs<Row>(rows, plan.patch_size, read, [&](const Row& top, const Row& bottom, float weight, int64_t dy) {
-            const __m256 by = _mm256_set1_ps(weight);
-            store_group(blend_chained(top.low, bottom.low, low.weight(), by),
-                        blend_chained(top.high, bottom.high, high.weight(), by), room_for_16, place(dy));
-        });
-    } else {
-        struct Row {
-            __m256 low, high;
-        };
-        const auto resized = [](const PixelPair& pair, const uint8_t* row) {
-            const Taps taps = pair.taps(row);
-            return blend(taps.first, taps.second, pair.weight());
-        };
-        const auto read = [&](const uint8_t* row) { return Row{resized(low, row), resized(high, row)}; };
-        for_row_pairs<Row>(rows, plan.patch_size, read, [&](const Row& top, const Row& bottom, float weight, int64_t dy) {
-            const __m256 by = _mm256_set1_ps(weight);
-            store_group(blend(top.low, bottom.low, by), blend(top.high, bottom.high, by), room_for_16, place(dy));
-        });
+template <bool kWide>
+void blend_pieces(const RowPlan& plan, int64_t patch, const RowPair* rows, bool chained, uint8_t* out) {
+    const auto blend_sixteen = chained ? blend_values<kWide, true> : blend_values<kWide, false>;
+    for (int64_t p = patch * plan.pieces_a_patch; p < (patch + 1) * plan.pieces_a_patch; ++p) {
+        const RowPlan::Piece& piece = plan.pieces[static_cast<size_t>(p)];
+        for (int64_t v = 0; 16 * v < piece.num_values; ++v) {
+            const int64_t start = std::min<int64_t>(16 * v, piece.num_values - 16);
+            blend_sixteen(plan, piece.pixel, start, static_cast<size_t>(48 * p + 16 * v), rows, out + piece.offset + start);
+        }
     }
 }
 
 void blend_patch(const RowPlan& plan, int64_t patch, const RowPair* rows, bool chained, uint8_t* out) {
     if (!plan.vectorised) return kScalarPixelKernels.blend_patch(plan, patch, rows, chained, out);
-    const auto group = chained ? blend_group<true> : blend_group<false>;
-    for (int64_t p = patch * plan.pieces_a_patch; p < (patch + 1) * plan.pieces_a_patch; ++p) {
-        const RowPlan::Piece& piece = plan.pieces[static_cast<size_t>(p)];
-        const int64_t pixels = piece.num_values / 3;
-        for (int64_t i = 0; i < pixels; i += kGroupPixels) {
-            const int64_t first = std::min(i, pixels - kGroupPixels);
-            group(plan, piece.pixel + first, rows, 3 * first + 16 <= piece.num_values, out + piece.offset + 3 * first);
-        }
-    }
+    (plan.most_step > kMostStep ? blend_pieces<true> : blend_pieces<false>)(plan, patch, rows, chained, out);
 }
 
 // One constant a channel, laid out for three vectors in a row whose first lane is `phase`.
@@ -141,16 +164,19 @@ struct ChannelVectors {
     }
 };
 
+template <bool kTies>  // whether a value may lie halfway between two results
 __m256i bfloat16_bits(__m256 value) {  // in the low half of each lane
     const __m256i bits = _mm256_castps_si256(value);
+    if constexpr (!kTies) return _mm256_srli_epi32(_mm256_add_epi32(bits, _mm256_set1_epi32(0x8000)), 16);
     const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
     return _mm256_srli_epi32(_mm256_add_epi32(_mm256_add_epi32(bits, _mm256_set1_epi32(0x7FFF)), odd), 16);
 }
 
 // 16 values as 16-bit floats.
+template <bool kTies>
 __m256i halves(__m256 low, __m256 high, PixelType type) {
     if (type == PixelType::kBFloat16) {
-        return _mm256_permute4x64_epi64(_mm256_packus_epi32(bfloat16_bits(low), bfloat16_bits(high)), 0xD8);
+        return _mm256_permute4x64_epi64(_mm256_packus_epi32(bfloat16_bits<kTies>(low), bfloat16_bits<kTies>(high)), 0xD8);
     }
     constexpr int kNearest = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC;
     return _mm256_inserti128_si256(_mm256_castsi128_si256(_mm256_cvtps_ph(low, kNearest)), _mm256_cvtps_ph(high, kNearest), 1);
@@ -184,26 +210,41 @@ void normalize_lines(const ByteNormalization& normalization, const uint8_t* in, 
         return;
     }
     for (int64_t i = 0; i < count; i += 48) {
-        store_vector<kStream>(out + 2 * i, halves(normalized(i, 0), normalized(i + 8, 1), type));
-        store_vector<kStream>(out + 2 * i + 32, halves(normalized(i + 16, 2), normalized(i + 24, 0), type));
-        store_vector<kStream>(out + 2 * i + 64, halves(normalized(i + 32, 1), normalized(i + 40, 2), type));
+        store_vector<kStream>(out + 2 * i, halves<false>(normalized(i, 0), normalized(i + 8, 1), type));
+        store_vector<kStream>(out + 2 * i + 32, halves<false>(normalized(i + 16, 2), normalized(i + 24, 0), type));
+        store_vector<kStream>(out + 2 * i + 64, halves<false>(normalized(i + 32, 1), normalized(i + 40, 2), type));
+    }
+}
+
+constexpr int64_t kStep = 48;  // values that normalize_lines makes at a time, or a multiple of it
+
+// Values before the first whole line or behind the last, through the caches.
+void normalize_rest(const ByteNormalization& normalization, const uint8_t* in, int64_t count, int64_t phase,
+                    PixelType type, uint8_t* out) {
+    uint8_t padded[kStep] = {};
+    alignas(32) uint8_t values[kStep * sizeof(float)];
+    for (; count > 0; in += kStep, count -= kStep, out += kStep * bytes_of(type)) {  // a step keeps the phase
+        const auto some = static_cast<size_t>(std::min(count, kStep));
+        std::memcpy(padded, in, some);
+        normalize_lines<false>(normalization, padded, kStep, phase, type, values);
+        std::memcpy(out, values, some * static_cast<size_t>(bytes_of(type)));
     }
 }
 
 void normalize_bytes(const ByteNormalization& normalization, const uint8_t* in, int64_t count, int64_t channel,
                      PixelType type, bool stream, void* to) {
-    const auto scalar = kScalarPixelKernels.normalize_bytes;
-    if (!normalization.by_arithmetic) return scalar(normalization, in, count, channel, type, false, to);
+    if (!normalization.by_arithmetic || (type == PixelType::kBFloat16 && normalization.bfloat16_ties)) {
+        return kScalarPixelKernels.normalize_bytes(normalization, in, count, channel, type, false, to);
+    }
     auto* out = static_cast<uint8_t*>(to);
     const int64_t element = bytes_of(type);
     const int64_t head = stream ? before_line(out, element, count) : 0;
-    const int64_t step = type == PixelType::kFloat32 ? 24 : 48;
-    const int64_t body = (count - head) / step * step;
-    const int64_t phase = (channel + head) % 3;  // a step is a multiple of three values
-    scalar(normalization, in, head, channel, type, false, out);
+    const int64_t body = (count - head) / kStep * kStep, rest = count - head - body;
+    const int64_t phase = (channel + head) % 3;
+    normalize_rest(normalization, in, head, channel, type, out);
     const auto lines = stream ? normalize_lines<true> : normalize_lines<false>;
     lines(normalization, in + head, body, phase, type, out + head * element);
-    scalar(normalization, in + head + body, count - head - body, phase, type, false, out + (head + body) * element);
+    normalize_rest(normalization, in + head + body, rest, phase, type, out + (head + body) * element);
 }
 
 void transpose_units(const uint8_t* const* rows, int64_t begin, int64_t end, float* out) {
@@ -338,7 +379,7 @@ void cast_lines(const float* in, int64_t count, PixelType type, uint8_t* out) {
         return;
     }
     for (int64_t i = 0; i < count; i += 16) {
-        store_vector<kStream>(out + 2 * i, halves(_mm256_loadu_ps(in + i), _mm256_loadu_ps(in + i + 8), type));
+        store_vector<kStream>(out + 2 * i, halves<true>(_mm256_loadu_ps(in + i), _mm256_loadu_ps(in + i + 8), type));
     }
 }
 
