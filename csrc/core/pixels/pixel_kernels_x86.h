@@ -31,7 +31,8 @@ static inline void transpose_bytes(__m128i (&rows)[16]) {
 // Elements before the first one at the start of a cache line; all of them if no element is.
 static inline int64_t before_line(const void* out, int64_t element_bytes, int64_t count) {
     const auto missing = static_cast<int64_t>(-reinterpret_cast<uintptr_t>(out) & 63U);
-    return missing % element_bytes == 0 ? std::min(count, missing / element_bytes) : count;
+    const int64_t elements = element_bytes == 4 ? missing / 4 : missing / 2;
+    return elements * element_bytes == missing ? std::min(count, elements) : count;
 }
 
 }  // namespace maxcrops

@@ -224,7 +224,7 @@ public:
         reader_.reset(work.job.image, 2 * work.patch_size);
         rows_.resize(static_cast<size_t>(work.patch_size));
         find_next_rows(band_);
-        ask_for_next_rows(0, 1);
+        ask_for_next_rows(lines_ahead());
     }
 
     bool is_done() const { return band_ == part_->band_end; }
@@ -237,11 +237,12 @@ public:
         const int64_t patches = part_->view->canvas.width / work_->patch_size;
         find_rows();
         find_next_rows(band_ + 1);
+        const int64_t lines_a_patch = ceil_div(lines_ahead(), patches);
         writer.start_band(*part_->view, band_);
         for (int64_t begin = 0; begin < patches; begin += kTilePatches) {
             const int64_t end = std::min(begin + kTilePatches, patches);
             for (int64_t patch = begin; patch < end; ++patch) {
-                ask_for_next_rows(patch, patches);
+                ask_for_next_rows(lines_a_patch);
                 kernels_->blend_patch(*part_->cols, patch, rows_.data(), chained_, writer.place(patch - begin));
                 writer.step(end - patch);
             }
@@ -274,7 +275,8 @@ private:
     // the next one reads first are asked for, from end to end.
     void find_next_rows(int64_t band) {
         ahead_.clear();
-        lines_asked_for_ = 0;
+        next_ahead_ = 0;
+        ahead_byte_ = 0;
         if (band == part_->band_end || !work_->job.image.has_packed_rows()) return;
         const int64_t last_row = work_->job.image.size.height - 1;
         int64_t row = band == part_->band_begin ? 0 : first_tap(band * work_->patch_size - 1) + 2;
@@ -286,12 +288,18 @@ private:
         }
     }
 
-    // One of so many parts of them.
-    void ask_for_next_rows(int64_t part, int64_t parts) {
-        const int64_t lines = ceil_div(3 * work_->job.image.size.width, kLine);
-        const int64_t end = static_cast<int64_t>(ahead_.size()) * lines * (part + 1) / parts;
-        for (int64_t& i = lines_asked_for_; i < end; ++i) {
-            prefetch(ahead_[static_cast<size_t>(i / lines)] + i % lines * kLine);
+    int64_t lines_ahead() const {
+        return static_cast<int64_t>(ahead_.size()) * ceil_div(3 * work_->job.image.size.width, kLine);
+    }
+
+    // So many lines of them, as far as there are.
+    void ask_for_next_rows(int64_t lines) {
+        const int64_t row_bytes = 3 * work_->job.image.size.width;
+        for (; next_ahead_ < ahead_.size(); ++next_ahead_, ahead_byte_ = 0) {
+            for (; ahead_byte_ < row_bytes; ahead_byte_ += kLine, --lines) {
+                if (lines == 0) return;
+                prefetch(ahead_[next_ahead_] + ahead_byte_);
+            }
         }
     }
 
@@ -303,7 +311,8 @@ private:
     RowReader reader_;
     std::vector<RowPair> rows_;
     std::vector<const uint8_t*> ahead_;  // source rows that the next band reads first
-    int64_t lines_asked_for_ = 0;        // of those
+    size_t next_ahead_ = 0;              // of those, the one to ask for
+    int64_t ahead_byte_ = 0;             // from here on
 };
 
 // Bands of all views in the order of the source rows they end with, so that an image is read from memory once.
