@@ -139,7 +139,7 @@ def _check_array(image: Any) -> npt.NDArray[np.uint8]:
 def _check_tensor(image: Any) -> npt.NDArray[np.uint8]:
     """The tensor's memory."""
     torch = sys.modules["torch"]
-    if image.device.type != "cpu":
+    if not image.is_cpu:
         raise ValueError(f"[preprocess] image must be on the CPU, got a tensor on {image.device}; give image.cpu()")
     _check_tensor_type(image, torch)
     array: npt.NDArray[np.uint8] = image.numpy()

@@ -313,13 +313,13 @@ class Preprocessor:
             torch = sys.modules["torch"]
             if tensors == "np":
                 raise TypeError("[preprocess] out must be a NumPy array where return_tensors is 'np', got a tensor")
-            if out.device.type != "cpu":
+            if not out.is_cpu:
                 raise ValueError(f"[preprocess] out must be on the CPU, got {out.device}")
             wanted = getattr(torch, self.dtype)
             if out.dtype not in (wanted, *([torch.uint16] if self.dtype != "float32" else [])):
                 raise TypeError(f"[preprocess] out must be {self.dtype}, got {out.dtype}")
-            bits = out.detach() if self.dtype == "float32" else out.detach().view(torch.uint16)
-            return np.asarray(bits.numpy())
+            bits = out.detach() if out.requires_grad else out
+            return np.asarray((bits if self.dtype == "float32" else bits.view(torch.uint16)).numpy())
         if not isinstance(out, np.ndarray):
             raise TypeError(f"[preprocess] out must be a NumPy array or a torch tensor, got {type(out).__name__}")
         if tensors == "pt":
