@@ -60,7 +60,8 @@ Bytes blended(const PixelKernels& kernels, const RowPlan& plan, const PatchCall&
     std::vector<RowPair> rows;
     for (int64_t y = 0; y < size; ++y) {
         const auto source = [&](int64_t row) { return sources[static_cast<size_t>(std::min(row, last))].get(); };
-        rows.push_back({source(tap(y)), source(tap(y) + 1), kRowWeights[(call.seed + static_cast<uint64_t>(y)) % std::size(kRowWeights)]});
+        const float weight = kRowWeights[(call.seed + static_cast<uint64_t>(y)) % std::size(kRowWeights)];
+        rows.push_back({source(tap(y)), source(tap(y) + 1), 1.0F - weight, weight});
     }
     Guarded out(3 * size * size, poison);
     kernels.blend_patch(plan, call.patch, rows.data(), call.chained, out.data());
@@ -100,7 +101,7 @@ TEST(ScalarKernels, BlendsAPatchByDefinition) {
         const TwoTapAxis axis = two_tap_axis(row.in, row.out);
         const auto sources = rows_of(row.in, 2, 5, 6);
         const float v1 = 0.7234567F, v0 = 1.0F - v1;
-        const std::vector<RowPair> rows(static_cast<size_t>(row.patch), {sources[0].get(), sources[1].get(), v1});
+        const std::vector<RowPair> rows(static_cast<size_t>(row.patch), {sources[0].get(), sources[1].get(), v0, v1});
         for (const bool chained : {false, true}) {
             Bytes out(static_cast<size_t>(3 * row.patch * row.patch));
             const int64_t patch = row.out / row.patch - 1;  // the one that reads the row's end

@@ -63,7 +63,8 @@ RowPlan row_plan(int64_t in, int64_t out, int64_t patch_size);
 struct RowPair {
     const uint8_t* top = nullptr;
     const uint8_t* bottom = nullptr;
-    float weight = 0.0F;  // of the bottom one
+    float top_weight = 1.0F;  // 1 - bottom_weight, in float32
+    float bottom_weight = 0.0F;
 };
 
 struct PixelKernels {

@@ -56,8 +56,9 @@ public:
     }
 
     // The chain of four products.
-    __m256 chained(const Taps& top, const Taps& bottom, __m256 v1) const {
-        const __m256 v0 = _mm256_sub_ps(_mm256_set1_ps(1.0F), v1), u0 = first_weight_, u1 = second_weight_;
+    __m256 chained(const Taps& top, const Taps& bottom, const RowPair& pair) const {
+        const __m256 v0 = _mm256_set1_ps(pair.top_weight), v1 = _mm256_set1_ps(pair.bottom_weight);
+        const __m256 u0 = first_weight_, u1 = second_weight_;
         const __m256 upper =
             _mm256_fmadd_ps(_mm256_mul_ps(v0, u0), top.first, _mm256_mul_ps(_mm256_mul_ps(v0, u1), top.second));
         return _mm256_fmadd_ps(_mm256_mul_ps(v1, u1), bottom.second,
@@ -88,8 +89,8 @@ private:
     __m256 first_weight_, second_weight_;
 };
 
-__m256 blend(__m256 top, __m256 bottom, __m256 weight) {
-    return _mm256_fmadd_ps(top, _mm256_sub_ps(_mm256_set1_ps(1.0F), weight), _mm256_mul_ps(bottom, weight));
+__m256 blend(__m256 top, __m256 bottom, const RowPair& pair) {
+    return _mm256_fmadd_ps(top, _mm256_set1_ps(pair.top_weight), _mm256_mul_ps(bottom, _mm256_set1_ps(pair.bottom_weight)));
 }
 
 // Sixteen values as bytes, rounded half to even (the mode that floating point starts in) and saturated.
@@ -117,18 +118,16 @@ void blend_values(const RowPlan& plan, int64_t pixel, int64_t start, size_t lane
             Taps v0, v1;
         };
         const auto read = [&](const uint8_t* row) { return Row{v0.taps(row), v1.taps(row)}; };
-        for_row_pairs<Row>(rows, num_rows, read, [&](const Row& top, const Row& bottom, float weight, int64_t dy) {
-            const __m256 by = _mm256_set1_ps(weight);
-            store_values(v0.chained(top.v0, bottom.v0, by), v1.chained(top.v1, bottom.v1, by), place(dy));
+        for_row_pairs<Row>(rows, num_rows, read, [&](const Row& top, const Row& bottom, const RowPair& pair, int64_t dy) {
+            store_values(v0.chained(top.v0, bottom.v0, pair), v1.chained(top.v1, bottom.v1, pair), place(dy));
         });
     } else {
         struct Row {
             __m256 v0, v1;
         };
         const auto read = [&](const uint8_t* row) { return Row{v0.resized(row), v1.resized(row)}; };
-        for_row_pairs<Row>(rows, num_rows, read, [&](const Row& top, const Row& bottom, float weight, int64_t dy) {
-            const __m256 by = _mm256_set1_ps(weight);
-            store_values(blend(top.v0, bottom.v0, by), blend(top.v1, bottom.v1, by), place(dy));
+        for_row_pairs<Row>(rows, num_rows, read, [&](const Row& top, const Row& bottom, const RowPair& pair, int64_t dy) {
+            store_values(blend(top.v0, bottom.v0, pair), blend(top.v1, bottom.v1, pair), place(dy));
         });
     }
 }

@@ -24,8 +24,8 @@ template <int kLoads>
 struct Window {
     __m512i bytes[kLoads > 0 ? kLoads : 1];
 
-    // `index` with each lane's lowest byte replaced by the byte that it is the place of.
-    __m512i operator[](__m512i index) const {
+    // `index`, whose lanes are places, with each lane's lowest byte replaced by the one at that place.
+    __m512i merged(__m512i index) const {
         if constexpr (kLoads <= 1) return _mm512_mask_permutexvar_epi8(index, kLowestBytes, index, bytes[0]);
         if constexpr (kLoads == 2) return _mm512_mask2_permutex2var_epi8(bytes[0], index, kLowestBytes, bytes[1]);
         if constexpr (kLoads == 4) {
@@ -33,6 +33,12 @@ struct Window {
                                           _mm512_mask2_permutex2var_epi8(bytes[0], index, kLowestBytes, bytes[1]),
                                           _mm512_mask2_permutex2var_epi8(bytes[2], index, kLowestBytes, bytes[3]));
         }
+    }
+
+    // The same where the rest of each lane is zero: this permutation leaves `index` alone, the others need a copy of it.
+    __m512i operator[](__m512i index) const {
+        if constexpr (kLoads <= 1) return _mm512_maskz_permutexvar_epi8(kLowestBytes, index, bytes[0]);
+        return merged(index);
     }
 };
 
@@ -71,13 +77,14 @@ public:
     // second * weight = (2^23 + second) * weight - 2^23 * weight, which a fused step rounds once, at the end: that byte
     // needs no conversion.
     __m512 resized(const Window<kLoads>& window) const {
-        const __m512 product = _mm512_fmadd_ps(_mm512_castsi512_ps(window[raised_second_]), second_weight_, lowering_);
+        const __m512 product = _mm512_fmadd_ps(_mm512_castsi512_ps(window.merged(raised_second_)), second_weight_, lowering_);
         return _mm512_fmadd_ps(_mm512_cvtepi32_ps(window[first_]), first_weight_, product);
     }
 
     // The chain of four products.
-    __m512 chained(const Taps& top, const Taps& bottom, __m512 v1) const {
-        const __m512 v0 = _mm512_sub_ps(_mm512_set1_ps(1.0F), v1), u0 = first_weight_, u1 = second_weight_;
+    __m512 chained(const Taps& top, const Taps& bottom, const RowPair& pair) const {
+        const __m512 v0 = _mm512_set1_ps(pair.top_weight), v1 = _mm512_set1_ps(pair.bottom_weight);
+        const __m512 u0 = first_weight_, u1 = second_weight_;
         const __m512 upper =
             _mm512_fmadd_ps(_mm512_mul_ps(v0, u0), top.first, _mm512_mul_ps(_mm512_mul_ps(v0, u1), top.second));
         return _mm512_fmadd_ps(_mm512_mul_ps(v1, u1), bottom.second,
@@ -95,8 +102,8 @@ private:
     __m512 first_weight_, second_weight_, lowering_;
 };
 
-__m512 blend(__m512 top, __m512 bottom, __m512 weight) {
-    return _mm512_fmadd_ps(top, _mm512_sub_ps(_mm512_set1_ps(1.0F), weight), _mm512_mul_ps(bottom, weight));
+__m512 blend(__m512 top, __m512 bottom, const RowPair& pair) {
+    return _mm512_fmadd_ps(top, _mm512_set1_ps(pair.top_weight), _mm512_mul_ps(bottom, _mm512_set1_ps(pair.bottom_weight)));
 }
 
 // Rounds half to even, in the mode that floating point starts in: adding 1.5 * 2^23 leaves a value's integer in the
@@ -140,10 +147,9 @@ void blend_piece(const RowPlan& plan, size_t p, const RowPair* rows, uint8_t* ou
         const auto read = [&](const uint8_t* row) {
             return each(row, [&](auto& w0, auto& w1, auto& w2) { return Row{v0.taps(w0), v1.taps(w1), v2.taps(w2)}; });
         };
-        for_row_pairs<Row>(rows, num_rows, read, [&](const Row& top, const Row& bottom, float weight, int64_t dy) {
-            const __m512 by = _mm512_set1_ps(weight);
-            store_piece(num_values, v0.chained(top.v0, bottom.v0, by), v1.chained(top.v1, bottom.v1, by),
-                        v2.chained(top.v2, bottom.v2, by), place(dy));
+        for_row_pairs<Row>(rows, num_rows, read, [&](const Row& top, const Row& bottom, const RowPair& pair, int64_t dy) {
+            store_piece(num_values, v0.chained(top.v0, bottom.v0, pair), v1.chained(top.v1, bottom.v1, pair),
+                        v2.chained(top.v2, bottom.v2, pair), place(dy));
         });
     } else {
         struct Row {
@@ -152,10 +158,9 @@ void blend_piece(const RowPlan& plan, size_t p, const RowPair* rows, uint8_t* ou
         const auto read = [&](const uint8_t* row) {
             return each(row, [&](auto& w0, auto& w1, auto& w2) { return Row{v0.resized(w0), v1.resized(w1), v2.resized(w2)}; });
         };
-        for_row_pairs<Row>(rows, num_rows, read, [&](const Row& top, const Row& bottom, float weight, int64_t dy) {
-            const __m512 by = _mm512_set1_ps(weight);
-            store_piece(num_values, blend(top.v0, bottom.v0, by), blend(top.v1, bottom.v1, by),
-                        blend(top.v2, bottom.v2, by), place(dy));
+        for_row_pairs<Row>(rows, num_rows, read, [&](const Row& top, const Row& bottom, const RowPair& pair, int64_t dy) {
+            store_piece(num_values, blend(top.v0, bottom.v0, pair), blend(top.v1, bottom.v1, pair),
+                        blend(top.v2, bottom.v2, pair), place(dy));
         });
     }
 }

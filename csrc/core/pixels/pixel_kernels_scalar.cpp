@@ -9,7 +9,9 @@
 namespace maxcrops {
 namespace {
 
-float blend(float first, float second, float weight) { return std::fma(first, 1.0F - weight, second * weight); }
+float blend(float first, float second, float first_weight, float second_weight) {
+    return std::fma(first, first_weight, second * second_weight);
+}
 
 uint8_t rounded(float value) { return static_cast<uint8_t>(std::clamp(std::nearbyint(value), 0.0F, 255.0F)); }
 
@@ -25,7 +27,7 @@ void for_values(const RowPlan& plan, const RowPlan::Piece& piece, const Use& use
 }
 
 void blend_chained(const RowPlan& plan, const RowPlan::Piece& piece, const RowPair& pair, uint8_t* to) {
-    const float v1 = pair.weight, v0 = 1.0F - v1;
+    const float v0 = pair.top_weight, v1 = pair.bottom_weight;
     for_values(plan, piece, [&](int64_t i, int64_t first, int64_t second, float u1) {
         const float u0 = 1.0F - u1;
         const float a = pair.top[first], b = pair.top[second], c = pair.bottom[first], d = pair.bottom[second];
@@ -47,15 +49,15 @@ void blend_patch(const RowPlan& plan, int64_t patch, const RowPair* rows, bool c
         const auto resized = [&](const uint8_t* row) {
             Floats result;
             for_values(plan, piece, [&](int64_t i, int64_t first, int64_t second, float weight) {
-                result.values[i] = blend(row[first], row[second], weight);
+                result.values[i] = blend(row[first], row[second], 1.0F - weight, weight);
             });
             return result;
         };
         for_row_pairs<Floats>(rows, plan.patch_size, resized,
-                              [&](const Floats& top, const Floats& bottom, float weight, int64_t dy) {
+                              [&](const Floats& top, const Floats& bottom, const RowPair& pair, int64_t dy) {
                                   uint8_t* to = place(dy);
                                   for (int64_t i = 0; i < piece.num_values; ++i) {
-                                      to[i] = rounded(blend(top.values[i], bottom.values[i], weight));
+                                      to[i] = rounded(blend(top.values[i], bottom.values[i], pair.top_weight, pair.bottom_weight));
                                   }
                               });
     }

@@ -264,7 +264,8 @@ private:
             const int64_t next_top = first_tap(y), next_bottom = std::min(next_top + 1, last_row);
             if (next_top != top) pair.top = next_top == bottom ? pair.bottom : reader_.row(next_top, 2 * dy);
             if (next_bottom != bottom) pair.bottom = next_bottom == next_top ? pair.top : reader_.row(next_bottom, 2 * dy + 1);
-            pair.weight = part_->rows->weight[static_cast<size_t>(y)];
+            pair.bottom_weight = part_->rows->weight[static_cast<size_t>(y)];
+            pair.top_weight = 1.0F - pair.bottom_weight;
             rows_[static_cast<size_t>(dy)] = pair;
             top = next_top;
             bottom = next_bottom;

@@ -7,24 +7,22 @@
 
 namespace maxcrops {
 
-// Calls blend(top, bottom, weight, row) for each pair, of what read(source row) makes of its rows: once for a row that
+// Calls blend(top, bottom, pair, row) for each pair, of what read(source row) makes of its rows: once for a row that
 // pairs behind each other share.
 template <typename Row, typename Read, typename Blend>
 static inline void for_row_pairs(const RowPair* pairs, int64_t count, const Read& read, const Blend& blend) {
-    Row top{}, bottom{};
-    const uint8_t *at_top = nullptr, *at_bottom = nullptr;
-    for (int64_t i = 0; i < count; ++i) {
-        const RowPair& pair = pairs[i];
-        if (pair.top != at_top) {
-            top = pair.top == at_bottom ? bottom : read(pair.top);
-            at_top = pair.top;
-        }
-        if (pair.bottom != at_bottom) {
-            bottom = read(pair.bottom);
-            at_bottom = pair.bottom;
-        }
-        blend(top, bottom, pair.weight, i);
+    if (count == 0) return;
+    Row top = read(pairs[0].top), bottom = pairs[0].bottom == pairs[0].top ? top : read(pairs[0].bottom);
+    for (int64_t i = 0; i + 1 < count; ++i) {
+        const RowPair &pair = pairs[i], &next = pairs[i + 1];
+        Row next_top = top, next_bottom = bottom;
+        if (next.top != pair.top) next_top = next.top == pair.bottom ? bottom : read(next.top);
+        if (next.bottom != pair.bottom) next_bottom = read(next.bottom);
+        blend(top, bottom, pair, i);
+        top = next_top;
+        bottom = next_bottom;
     }
+    blend(top, bottom, pairs[count - 1], count - 1);
 }
 
 }  // namespace maxcrops
