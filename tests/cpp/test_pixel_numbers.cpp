@@ -54,6 +54,13 @@ TEST(Normalization, ArithmeticEqualsTheTableBitForBitWhereItIsUsed) {
     EXPECT_GT(by_arithmetic, 450);  // otherwise the fast path is not worth its code
 }
 
+TEST(Normalization, KnowsWhetherItIsOdd) {
+    const std::vector<ByteNormalization> all = normalizations();
+    for (size_t i = 0; i < all.size(); ++i) EXPECT_EQ(all[i].odd, i == 1) << i;
+    EXPECT_TRUE(byte_normalization({0.5F, 0.5F, 0.5F}, {0.3F, 0.3F, 0.3F}).odd);
+    EXPECT_FALSE(byte_normalization({0.5F, 0.5F, 0.5F}, {0.3F, 0.3F, 0.4F}).odd);
+}
+
 TEST(Normalization, KnowsWhetherAValueLiesHalfwayBetweenTwoOfBfloat16) {
     const std::vector<ByteNormalization> all = normalizations();
     for (size_t i = 0; i < all.size(); ++i) EXPECT_EQ(all[i].bfloat16_ties, i == 4) << i;

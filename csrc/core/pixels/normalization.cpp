@@ -43,6 +43,10 @@ ByteNormalization byte_normalization(const std::array<float, 3>& mean, const std
         result.lows[i] = result.reciprocal[i % 3].low;
     }
     result.same_channels = result.table[0] == result.table[1] && result.table[1] == result.table[2];
+    result.odd = result.same_channels;
+    for (size_t u = 0; u < 128; ++u) {
+        result.odd &= (bits_of(result.table[0][u]) ^ bits_of(result.table[0][255 - u])) == 0x80000000U;
+    }
     for (size_t u = 0; u < 256; ++u) {
         const uint16_t bfloat = to_bfloat16(result.table[0][u]), half = to_float16(result.table[0][u]);
         result.bfloat16_bytes[0][u] = static_cast<uint8_t>(bfloat);

@@ -25,6 +25,7 @@ struct ByteNormalization {
     std::array<float, 64> offsets, highs, lows;
     bool by_arithmetic = false;  // whether divide(u - offset, reciprocal) equals the table everywhere
     bool same_channels = false;  // whether the three tables are one
+    bool odd = false;            // whether they are, and 255 - u has the value of u with the other sign, as for a mean of 0.5
     bool bfloat16_ties = false;  // whether a value lies halfway between two of bfloat16
 
     // The table as 16-bit floats of the first channel: low bytes, then high bytes.

@@ -282,7 +282,7 @@ void normalize_rest(const ByteNormalization& normalization, const uint8_t* in, i
     }
 }
 
-// 64 bytes looked up in 256: four vectors that the index's upper two bits choose from.
+// A table of 256 bytes, its first half alone or both, as the vectors that 64 bytes are looked up in.
 struct ByteTable {
     __m512i part[4];
 
@@ -290,21 +290,31 @@ struct ByteTable {
         for (size_t i = 0; i < 4; ++i) part[i] = _mm512_loadu_si512(bytes.data() + 64 * i);
     }
 
+    __m512i in_half(__m512i index) const { return _mm512_permutex2var_epi8(part[0], index, part[1]); }
     __m512i operator[](__m512i index) const {
-        return _mm512_mask_blend_epi8(_mm512_movepi8_mask(index), _mm512_permutex2var_epi8(part[0], index, part[1]),
-                                      _mm512_permutex2var_epi8(part[2], index, part[3]));
+        return _mm512_mask_blend_epi8(_mm512_movepi8_mask(index), in_half(index), _mm512_permutex2var_epi8(part[2], index, part[3]));
     }
 };
 
-// 16-bit floats where all channels share a table: no arithmetic at all.
-template <bool kStream>
+// 16-bit floats where all channels share a table: no arithmetic at all. An odd one is looked up in its lower half.
+template <bool kStream, bool kOdd>
 void look_up_lines(const std::array<std::array<uint8_t, 256>, 2>& table, const uint8_t* in, int64_t count, uint8_t* out) {
     const ByteTable low(table[0]), high(table[1]);
+    const __m512i sign = _mm512_set1_epi8(static_cast<char>(0x80)), ones = _mm512_set1_epi8(-1);
     // Interleaving works within 16 bytes: quarters 0 and 2 of the input must come first.
     const __m512i order = _mm512_setr_epi64(0, 4, 1, 5, 2, 6, 3, 7);
     for (int64_t i = 0; i < count; i += 64) {
         const __m512i bytes = _mm512_permutexvar_epi64(order, _mm512_loadu_si512(in + i));
-        const __m512i low_bytes = low[bytes], high_bytes = high[bytes];
+        __m512i low_bytes, high_bytes;
+        if constexpr (kOdd) {
+            // GCC 12 makes of a complement an instruction that waits for the last round's: 255 - byte it is.
+            const __m512i folded = _mm512_min_epu8(bytes, _mm512_subs_epu8(ones, bytes));
+            low_bytes = low.in_half(folded);
+            high_bytes = _mm512_xor_si512(high.in_half(folded), _mm512_and_si512(bytes, sign));
+        } else {
+            low_bytes = low[bytes];
+            high_bytes = high[bytes];
+        }
         store_line<kStream>(out + 2 * i, _mm512_unpacklo_epi8(low_bytes, high_bytes));
         store_line<kStream>(out + 2 * i + 64, _mm512_unpackhi_epi8(low_bytes, high_bytes));
     }
@@ -324,7 +334,8 @@ void normalize_bytes(const ByteNormalization& normalization, const uint8_t* in, 
     const int64_t rest = left - body;
     normalize_rest(normalization, in, head, channel, type, out);
     if (looks_up) {
-        const auto lines = stream ? look_up_lines<true> : look_up_lines<false>;
+        const auto lines = normalization.odd ? (stream ? look_up_lines<true, true> : look_up_lines<false, true>)
+                                             : (stream ? look_up_lines<true, false> : look_up_lines<false, false>);
         lines(type == PixelType::kBFloat16 ? normalization.bfloat16_bytes : normalization.float16_bytes, in + head, body,
               out + head * element);
     } else {
