@@ -187,7 +187,9 @@ def _competitors(
             same_as=expected,
         )
 
-    def ours(isa: str, threads: int, *, output: str = "kept", one_thread_rounding: bool = False) -> Competitor:
+    def ours(
+        isa: str, threads: int, *, output: str = "kept", tensors: bool = False, one_thread_rounding: bool = False
+    ) -> Competitor:
         preprocess = Preprocessor(
             _as_one_thread(spec) if one_thread_rounding else spec,
             dtype=dtype,
@@ -195,15 +197,18 @@ def _competitors(
             num_threads=threads,
             max_crops=max_crops,
         )
-        given = torch.from_numpy(image) if half else image  # NumPy has no bfloat16
-        # A buffer each, and no number in it until this competitor writes one.
-        kept = np.full(shape, np.nan, np.float32) if output == "kept" else None
-        out = torch.from_numpy(kept).to(getattr(torch, dtype)) if half and kept is not None else kept
+        # A buffer each, and no number in it until this competitor writes one. NumPy has no bfloat16, but its bits.
+        kept = np.full(shape, 0x7FFF, np.uint16) if half else np.full(shape, np.nan, np.float32)
+        out: Any = kept if output == "kept" else None
+        given: Any = image
+        if tensors:
+            given, out = torch.from_numpy(image), torch.from_numpy(kept).view(getattr(torch, dtype))
 
         def run() -> Any:
             return preprocess(given, out=np.empty(shape, np.float32) if output == "new memory" else out)
 
-        details = ("" if output == "kept" else f", {output}") + ", torch's one-thread rounding" * one_thread_rounding
+        details = "" if output == "kept" else f", {output}"
+        details += ", tensors" * tensors + ", torch's one-thread rounding" * one_thread_rounding
         return Competitor(
             f"maxcrops, {isa}, {_threads(threads)}{tag}{details}",
             run,
@@ -219,7 +224,9 @@ def _competitors(
 
     competitors = [upstream(2), upstream(1)]
     competitors += [ours(isa, threads) for isa in isas for threads in (1, 2)]
-    if not half:
+    if half:
+        competitors += [ours(isas[-1], threads, tensors=True) for threads in (1, 2)]
+    else:
         for output in ("its own memory", "new memory"):
             competitors += [ours(isas[-1], threads, output=output) for threads in (1, 2)]
         if rounds_otherwise:
@@ -427,8 +434,13 @@ def _threads(count: int) -> str:
 def _agree(torch: Any, tolerance: float, expected: dict[str, Any], got: Any) -> bool:
     """Whether all of the peer's tensors are ours; floats within `tolerance`, 0 for the same bits."""
     return all(
-        key in got and _same(torch, tolerance, value, torch.as_tensor(got[key])) for key, value in expected.items()
+        key in got and _same(torch, tolerance, value, _as_tensor(torch, got[key])) for key, value in expected.items()
     )
+
+
+def _as_tensor(torch: Any, array: Any) -> Any:
+    tensor = torch.as_tensor(array)
+    return tensor.view(torch.bfloat16) if tensor.dtype == torch.uint16 else tensor
 
 
 def _all_agree(torch: Any, tolerance: float, expected: Sequence[Any], got: Sequence[Any]) -> bool:
