@@ -11,7 +11,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
+from multiprocessing import get_context, set_start_method
 
 from harness import write_results
 
@@ -21,6 +21,7 @@ from maxcrops.profiling.harness import CaseMaker, Row, measure_all
 
 
 def measure(maker: CaseMaker) -> list[Row]:
+    set_start_method(None, force=True)  # the system's own again, for a loader's workers
     return list(measure_all([maker]))
 
 
