@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import sysconfig
 from pathlib import Path
+
+import pytest
 
 HEAVY = ("torch", "torchvision", "transformers", "triton", "ray", "typer", "rich", "matplotlib", "pyarrow", "datasets")
 
@@ -76,3 +79,9 @@ def test_import_loads_nothing_heavy(tmp_path: Path) -> None:
     modules = "maxcrops, maxcrops.preprocess, maxcrops.preprocess._triton, maxcrops.kernels"
     code = f"import sys, {modules}; print([name for name in {HEAVY!r} if name in sys.modules])"
     assert run(code, tmp_path) == "[]"
+
+
+@pytest.mark.skipif(not sysconfig.get_config_var("Py_GIL_DISABLED"), reason="this Python has a GIL")
+def test_a_free_threaded_python_stays_one(tmp_path: Path) -> None:
+    # An extension that does not say it can do without it turns the GIL on for the process.
+    assert run("import sys, maxcrops.preprocess; print(sys._is_gil_enabled())", tmp_path) == "False"
