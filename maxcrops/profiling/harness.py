@@ -2,7 +2,8 @@
 
 A benchmark is a Case with competitors. Each is a function without arguments that does `work` units of work and returns
 what it computed; all outputs must be equal before anything is timed. Rounds interleave the competitors, so that a slow
-phase of the machine hits all of them, and a ratio is taken within each round.
+phase of the machine hits all of them, and a ratio is taken within each round. Each round has an order of its own: what
+ran before leaves the caches warm or cold, and no one shall always come behind the same one.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import csv
 import os
 import platform
+import random
 import statistics
 import subprocess
 import time
@@ -122,8 +124,9 @@ class Case:
 
         self._compare(note)
         seconds: dict[str, list[float]] = {competitor.name: [] for competitor in self.competitors}
+        shuffled = random.Random(0)
         for _ in range(self.rounds):
-            for competitor in self.competitors:
+            for competitor in shuffled.sample(self.competitors, len(self.competitors)):
                 competitor.setup()
                 if self.rest:
                     time.sleep(self.rest)
