@@ -23,6 +23,16 @@ Owner owner_of(const CropRule& crop, int64_t num_crops, int64_t patch) {
     return {owner, patch - owner * crop.window_patches()};
 }
 
+// One axis of a map of patches, padded to `length` on both sides, the larger part behind: what a row or a column adds to
+// the index of a patch, and -1 beyond the map.
+template <typename Share>
+std::vector<int64_t> axis_of_patches(int64_t length, int64_t patches, const Share& share) {
+    const int64_t before = (length - patches) / 2;
+    std::vector<int64_t> result;
+    for (int64_t i = -before; i < length - before; ++i) result.push_back(i >= 0 && i < patches ? share(i) : -1);
+    return result;
+}
+
 // One axis of pooled crops: the features [begin, end) of a crop that are its own, and where the first one stands.
 struct OwnFeatures {
     int64_t begin, end, position;
@@ -72,39 +82,42 @@ FeatureGrids feature_grids(const Spec& spec, const Layout& layout) {
 
 void token_pooling(const Spec& spec, const Layout& layout, int32_t first_patch, int32_t* out) {
     const CropRule& crop = spec.crop;
+    const Grid grid = layout.grid;
     const int64_t side = crop.crop_patches(), patches_a_crop = side * side;
-    // index(row, col) of patches of a rows x cols map, -1 beyond it
-    const auto pool = [&](Grid features, int64_t rows, int64_t cols, const auto& index) {
-        const int64_t above = (features.rows * crop.pooling_rows - rows) / 2;
-        const int64_t before = (features.cols * crop.pooling_cols - cols) / 2;
-        for (int64_t r = 0; r < features.rows; ++r) {
-            for (int64_t c = 0; c < features.cols; ++c) {
-                for (int64_t y = r * crop.pooling_rows - above; y < (r + 1) * crop.pooling_rows - above; ++y) {
-                    for (int64_t x = c * crop.pooling_cols - before; x < (c + 1) * crop.pooling_cols - before; ++x) {
-                        const bool inside = y >= 0 && y < rows && x >= 0 && x < cols;
-                        *out++ = inside ? static_cast<int32_t>(first_patch + index(y, x)) : -1;
+    const FeatureGrids features = feature_grids(spec, layout);
+    const auto pool = [&](Grid of, int64_t first, const std::vector<int64_t>& rows, const std::vector<int64_t>& cols) {
+        for (int64_t r = 0; r < of.rows; ++r) {
+            for (int64_t c = 0; c < of.cols; ++c) {
+                for (int64_t y = r * crop.pooling_rows; y < (r + 1) * crop.pooling_rows; ++y) {
+                    for (int64_t x = c * crop.pooling_cols; x < (c + 1) * crop.pooling_cols; ++x) {
+                        const int64_t row = rows[static_cast<size_t>(y)], col = cols[static_cast<size_t>(x)];
+                        *out++ = row < 0 || col < 0 ? -1 : static_cast<int32_t>(first + row + col);
                     }
                 }
             }
         }
     };
-    const FeatureGrids features = feature_grids(spec, layout);
-    const int64_t local_first = layout.has_global && crop.global_first ? patches_a_crop : 0;
     const auto pool_global = [&](int64_t first) {
-        pool(features.global, side, side, [&](int64_t y, int64_t x) { return first + y * side + x; });
+        pool(features.global, first_patch + first,
+             axis_of_patches(features.global.rows * crop.pooling_rows, side, [&](int64_t y) { return y * side; }),
+             axis_of_patches(features.global.cols * crop.pooling_cols, side, [](int64_t x) { return x; }));
     };
     if (layout.has_global && crop.global_first) pool_global(0);
-    if (layout.grid.count() > 0) {
-        const int64_t rows = layout.grid.rows * crop.window_patches() + crop.margin_patches();
-        const int64_t cols = layout.grid.cols * crop.window_patches() + crop.margin_patches();
-        std::vector<Owner> col_owners;
-        for (int64_t x = 0; x < cols; ++x) col_owners.push_back(owner_of(crop, layout.grid.cols, x));
-        pool(features.local, rows, cols, [&](int64_t y, int64_t x) {
-            const Owner row = owner_of(crop, layout.grid.rows, y), col = col_owners[static_cast<size_t>(x)];
-            return local_first + (row.crop * layout.grid.cols + col.crop) * patches_a_crop + row.patch * side + col.patch;
-        });
+    if (grid.count() > 0) {
+        const auto patches = [&](int64_t crops) { return crops * crop.window_patches() + crop.margin_patches(); };
+        const auto row_share = [&](int64_t y) {
+            const Owner owner = owner_of(crop, grid.rows, y);
+            return owner.crop * grid.cols * patches_a_crop + owner.patch * side;
+        };
+        const auto col_share = [&](int64_t x) {
+            const Owner owner = owner_of(crop, grid.cols, x);
+            return owner.crop * patches_a_crop + owner.patch;
+        };
+        pool(features.local, first_patch + (layout.has_global && crop.global_first ? patches_a_crop : 0),
+             axis_of_patches(features.local.rows * crop.pooling_rows, patches(grid.rows), row_share),
+             axis_of_patches(features.local.cols * crop.pooling_cols, patches(grid.cols), col_share));
     }
-    if (layout.has_global && !crop.global_first) pool_global(layout.grid.count() * patches_a_crop);
+    if (layout.has_global && !crop.global_first) pool_global(grid.count() * patches_a_crop);
 }
 
 void feature_positions(const Spec& spec, const Layout& layout, int32_t first_token, int32_t unused, int32_t* out) {
