@@ -8,7 +8,8 @@
 namespace maxcrops {
 
 // Calls blend(top, bottom, pair, row) for each pair, of what read(source row) makes of its rows: once for a row that
-// pairs behind each other share.
+// pairs behind each other share. The next pair is read before the last one is blended: each is a chain of instructions
+// that wait for each other, and so two of them are under way.
 template <typename Row, typename Read, typename Blend>
 static inline void for_row_pairs(const RowPair* pairs, int64_t count, const Read& read, const Blend& blend) {
     if (count == 0) return;
