@@ -119,6 +119,16 @@ def test_names_that_mean_nothing(competitors):
         Case("case", "images", competitors).measure()
 
 
+def test_each_round_has_an_order_of_its_own():
+    ran = []
+    competitors = [Competitor(name, lambda name=name: ran.append(name), 1, same_as=None) for name in "abcd"]
+    Case("case", "images", competitors, rounds=6).measure()
+    rounds = [tuple(ran[at : at + 4]) for at in range(4, len(ran), 4)]  # behind the runs that are compared
+    assert len(rounds) == 6
+    assert all(sorted(order) == list("abcd") for order in rounds)
+    assert len(set(rounds)) > 3
+
+
 def test_progress_reaches_the_end_of_each_case():
     class Maker:
         def __call__(self):

@@ -42,16 +42,18 @@ struct RowPlan {
         int32_t base[3] = {};    // first byte of the row that each vector reads
     };
     std::vector<Piece> pieces;
-    // [pieces, 48] of their lanes: the second tap's weight, and the bytes that the taps read, from the vector's base on.
+    // [pieces, kPieceLanes]: the second tap's weight, and the bytes that the taps read, from the vector's base on.
     AlignedVector<float> weights;
     AlignedVector<uint8_t> first_byte;
     AlignedVector<uint8_t> second_byte;
     int64_t span = 0;             // most bytes that a vector reads
-    bool shared = false;          // a piece reads no more than 64: its vectors have one base
     bool gathered = false;        // they are more than 256: bytes count in eights a pixel, from the vector's first one
+    bool shared = false;          // a whole piece reads at most 64: its vectors have one base
     int64_t most_step = 0;        // bytes between the first taps of two neighbouring pixels
     std::vector<int32_t> offset;  // of each pixel's first tap in the row, bytes; kGathered pixels from any are readable
 
+    static constexpr int64_t kVectorValues = 16;
+    static constexpr int64_t kPieceLanes = 3 * kVectorValues;
     static constexpr int64_t kGathered = 8;  // pixels that 16 values may lie in, and one to spare
 
     int64_t width() const { return static_cast<int64_t>(axis.first.size()); }

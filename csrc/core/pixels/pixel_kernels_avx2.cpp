@@ -137,9 +137,10 @@ void blend_pieces(const RowPlan& plan, int64_t patch, const RowPair* rows, bool 
     const auto blend_sixteen = chained ? blend_values<kWide, true> : blend_values<kWide, false>;
     for (int64_t p = patch * plan.pieces_a_patch; p < (patch + 1) * plan.pieces_a_patch; ++p) {
         const RowPlan::Piece& piece = plan.pieces[static_cast<size_t>(p)];
-        for (int64_t v = 0; 16 * v < piece.num_values; ++v) {
-            const int64_t start = std::min<int64_t>(16 * v, piece.num_values - 16);
-            blend_sixteen(plan, piece.pixel, start, static_cast<size_t>(48 * p + 16 * v), rows, out + piece.offset + start);
+        for (int64_t lane = 0; lane < piece.num_values; lane += RowPlan::kVectorValues) {
+            const int64_t start = std::min<int64_t>(lane, piece.num_values - RowPlan::kVectorValues);
+            blend_sixteen(plan, piece.pixel, start, static_cast<size_t>(p * RowPlan::kPieceLanes + lane), rows,
+                          out + piece.offset + start);
         }
     }
 }

@@ -13,7 +13,6 @@
 namespace maxcrops {
 namespace {
 
-constexpr int64_t kPieceLanes = 48;
 constexpr __mmask64 kLowestBytes = 0x1111111111111111ULL;  // of each 32-bit lane
 
 constexpr float kTwoTo23 = 8388608.0F;  // a byte in the lowest bits of this float makes it that byte larger
@@ -52,7 +51,7 @@ template <int kLoads>
 class Vector {
 public:
     Vector(const RowPlan& plan, size_t piece, int vector) : base_(plan.pieces[piece].base[vector]) {
-        const size_t lanes = piece * kPieceLanes + 16 * static_cast<size_t>(vector);
+        const size_t lanes = piece * RowPlan::kPieceLanes + RowPlan::kVectorValues * static_cast<size_t>(vector);
         const int32_t* offsets = &plan.offset[static_cast<size_t>(plan.pieces[piece].first[vector])];
         pixels_ = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(offsets));
         first_ = indices(&plan.first_byte[lanes]);

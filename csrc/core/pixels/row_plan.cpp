@@ -6,8 +6,8 @@
 namespace maxcrops {
 namespace {
 
-constexpr int64_t kVectorValues = 16;
-constexpr int64_t kPieceLanes = 48;
+constexpr int64_t kVectorValues = RowPlan::kVectorValues;
+constexpr int64_t kPieceLanes = RowPlan::kPieceLanes;
 constexpr int64_t kPiecePixels = 16;
 constexpr int64_t kVectorBytes = 64;
 constexpr int64_t kMostSpan = 256;     // that a byte counts
