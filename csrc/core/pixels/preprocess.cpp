@@ -31,8 +31,10 @@ constexpr int64_t kStreamBytes = int64_t{4} << 20;
 // Bytes of a row are counted in 32 bits.
 constexpr int64_t kMaxPixelSide = (int64_t{1} << 29) - 1;
 
-// Tasks that an image is cut in for each thread, to even out their ends.
-constexpr int64_t kStripsAThread = 3;
+// Parts of an image that each thread gets a task of, as shares of kShares: large ones first, as a task costs time to
+// begin, and small ones behind them, so that no thread waits long for another's last.
+constexpr int64_t kShares = 8;
+constexpr int64_t kStripShares[] = {4, 2, 1, 1};
 
 constexpr int64_t kLine = 64;
 
@@ -598,16 +600,23 @@ void Preprocessor::run(const std::vector<ImageJob>& jobs, int num_threads, Isa i
                 windowed.push_back(std::move(task));
             }
         } else {
-            const int64_t strips = parts == 1 ? 1 : kStripsAThread * parts;
-            for (int64_t strip = 0; strip < strips; ++strip) {
+            const auto cut = [&](int64_t begin, int64_t end, int64_t of) {
                 RoundedTask task{&kept, {}};
                 for (const ViewTargets& view : kept.views) {
                     const int64_t bands = view.bands(kept.patch_size);
                     task.views.push_back({&view, tables_->plan(image.width, view.canvas.width, kept.patch_size),
-                                          tables_->axis(image.height, view.canvas.height), bands * strip / strips,
-                                          bands * (strip + 1) / strips});
+                                          tables_->axis(image.height, view.canvas.height), bands * begin / of,
+                                          bands * end / of});
                 }
                 rounded.push_back(std::move(task));
+            };
+            if (parts == 1) {
+                cut(0, 1, 1);
+                continue;
+            }
+            int64_t begin = 0;
+            for (const int64_t shares : kStripShares) {
+                for (int64_t part = 0; part < parts; ++part, begin += shares) cut(begin, begin + shares, kShares * parts);
             }
         }
     }
