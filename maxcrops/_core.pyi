@@ -646,9 +646,9 @@ class Preprocessor:
 
     def __init__(self, rule: PixelRule, type: PixelType) -> None: ...
 
-    def require_executable(self, layout: Layout) -> None:
+    def layout(self, spec: Spec, height: int, width: int, max_crops: int | None = None) -> Layout:
         """
-        Raises ValueError, saying why, if the pixel path cannot execute the layout.
+        The layout of an image; raises ValueError, saying why, if the pixel path cannot execute it.
         """
 
     def run(self, images: Sequence[NDArray[numpy.uint8]], layouts: Sequence[Layout], out: NDArray[numpy.generic], num_threads: int) -> None:

@@ -654,8 +654,8 @@ def test_default_threads_are_the_cpus_of_the_process(monkeypatch: pytest.MonkeyP
     preprocess = Preprocessor(SMALL2)
 
     class Recorder:
-        def require_executable(self, layout: object) -> None:
-            pass
+        def layout(self, spec: _core.Spec, height: int, width: int, max_crops: int | None) -> _core.Layout:
+            return _core.layout(spec, height, width, max_crops)
 
         def run(self, images: object, layouts: object, out: object, num_threads: int) -> None:
             seen.append(num_threads)

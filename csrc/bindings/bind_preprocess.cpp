@@ -1,6 +1,7 @@
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
 #include <nanobind/stl/array.h>
+#include <nanobind/stl/optional.h>
 #include <nanobind/stl/shared_ptr.h>
 #include <nanobind/stl/vector.h>
 
@@ -8,6 +9,7 @@
 #include <array>
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <vector>
 
 #include "bindings.h"
@@ -160,9 +162,15 @@ void bind_preprocess(nb::module_& m) {
             nb::arg("resize"), nb::arg("mean"), nb::arg("std"));
     nb::class_<Preprocessor>(m, "Preprocessor", "The fused path from images to the crops' patches; runs without the GIL.")
         .def(nb::init<const PixelRule&, PixelType>(), nb::arg("rule"), nb::arg("type"))
-        .def("require_executable",
-             [](const Preprocessor& self, const Layout& layout) { require_executable(self.rule(), layout); },
-             nb::arg("layout"), "Raises ValueError, saying why, if the pixel path cannot execute the layout.")
+        .def(
+            "layout",
+            [](const Preprocessor& self, const Spec& spec, int64_t height, int64_t width, std::optional<int64_t> max_crops) {
+                Layout layout = make_layout(spec, resolve_knob(spec, max_crops), {height, width});
+                require_executable(self.rule(), layout);
+                return layout;
+            },
+            nb::arg("spec"), nb::arg("height"), nb::arg("width"), nb::arg("max_crops").none() = nb::none(),
+            "The layout of an image; raises ValueError, saying why, if the pixel path cannot execute it.")
         .def("run", &run, nb::arg("images"), nb::arg("layouts"), nb::arg("out"), nb::arg("num_threads"),
              nb::sig("def run(self, images: Sequence[NDArray[numpy.uint8]], layouts: Sequence[Layout], "
                      "out: NDArray[numpy.generic], num_threads: int) -> None"),

@@ -5,8 +5,7 @@ from __future__ import annotations
 import importlib.util
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -18,12 +17,9 @@ if TYPE_CHECKING:
     import torch
 
 
-@dataclass(frozen=True)
-class DevicePixels:
-    """One image, uint8 [height, width, 3] of any strides: a tensor on the device or in pinned memory, the caller's own;
-    otherwise an array."""
-
-    array: torch.Tensor | npt.NDArray[np.uint8]
+DeviceArray: TypeAlias = "torch.Tensor | npt.NDArray[np.uint8]"
+"""One image, uint8 [height, width, 3] of any strides: a tensor on the device or in pinned memory, the caller's own;
+otherwise an array."""
 
 
 def is_cuda(value: object) -> bool:
@@ -59,8 +55,9 @@ def device_of(images: Sequence[object], out: object) -> torch.device:
     return torch.device("cuda", torch.cuda.current_device())
 
 
-def read(image: object, device: torch.device, input_data_format: str | None) -> DevicePixels:
-    """A tensor on the device or in pinned memory as it lies there; anything else as read_pixels has it.
+def read(image: object, device: torch.device, input_data_format: str | None) -> tuple[DeviceArray, bool]:
+    """A tensor on the device or in pinned memory as it lies there, anything else as read_pixels has it; and whether it
+    was a tensor.
 
     Raises:
         TypeError, ValueError, ImageReadError: as read_pixels; also a tensor on another device, and one with four
@@ -77,13 +74,13 @@ def read(image: object, device: torch.device, input_data_format: str | None) -> 
         pixels = _inputs.tensor_pixels(image, input_data_format)
         height, width, channels = pixels.shape
         if channels != 4:
-            return DevicePixels(pixels.expand(height, width, 3))
+            return pixels.expand(height, width, 3), True
         if image.is_cuda:
             raise ValueError(
                 "[preprocess] image must have 1 or 3 channels on a GPU, got 4; give its first three to leave"
                 " transparency out, or image.cpu() to have it blended onto white"
             )
-    return DevicePixels(_inputs.read_pixels(image, input_data_format=input_data_format).array)
+    return _inputs.read_pixels(image, input_data_format=input_data_format)
 
 
 def to_device(array: torch.Tensor | npt.NDArray[Any], device: torch.device) -> torch.Tensor:
@@ -99,7 +96,7 @@ def to_device(array: torch.Tensor | npt.NDArray[Any], device: torch.device) -> t
 
 
 def output(
-    out: Any, shape: tuple[int, int, int], dtype: str, device: torch.device, images: Sequence[DevicePixels]
+    out: Any, shape: tuple[int, int, int], dtype: str, device: torch.device, images: Sequence[DeviceArray]
 ) -> torch.Tensor:
     """Where the kernels write: new memory, or `out` in its dtype, checked."""
     import torch
@@ -118,9 +115,9 @@ def output(
     if not out.is_contiguous():
         raise ValueError("[preprocess] out must be C-contiguous and writable")
     begin, end = _extent(out)
-    for index, pixels in enumerate(images):
-        if isinstance(pixels.array, torch.Tensor):
-            first, behind = _extent(pixels.array)
+    for index, image in enumerate(images):
+        if isinstance(image, torch.Tensor):
+            first, behind = _extent(image)
             if first < end and begin < behind:
                 raise ValueError(f"[preprocess] out must not overlap image {index} in memory")
     return out.detach().view(wanted)

@@ -21,6 +21,7 @@ _KNOWN = (
 )
 _CHANNELS = (1, 3, 4)
 _MAX_SIDE = 2**31 - 1
+_UINT8 = np.dtype(np.uint8)
 
 # EXIF orientation -> (step over rows, step over columns, whether rows become columns after that).
 _TO_UPRIGHT = {
@@ -94,7 +95,7 @@ def read_pixels(image: object, *, input_data_format: str | None = None, do_conve
             f" {input_data_format!r}"
         )
     # Most images are such arrays, and calls of functions whose code is in no cache cost more than what they check.
-    if type(image) is np.ndarray and image.dtype == np.uint8 and image.ndim == 3 and input_data_format is None:
+    if type(image) is np.ndarray and image.dtype == _UINT8 and image.ndim == 3 and input_data_format is None:
         height, width, channels = image.shape
         if channels == 3 and 1 <= height <= _MAX_SIDE and 1 <= width <= _MAX_SIDE:
             return Pixels(_read_only(image), False)

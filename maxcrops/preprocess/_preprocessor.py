@@ -17,14 +17,14 @@ from maxcrops import _core
 from maxcrops._arguments import require_arguments, require_threads
 from maxcrops.exceptions import MaxCropsError, UnsupportedError
 from maxcrops.preprocess import _device, _packing, _reference, _triton
-from maxcrops.preprocess._inputs import Pixels, read_pixels
+from maxcrops.preprocess._inputs import read_pixels
 from maxcrops.specs import Spec
 
 DType: TypeAlias = Literal["float32", "bfloat16", "float16"]
 Backend: TypeAlias = Literal["auto", "cpu", "triton", "reference"]
 Tensors: TypeAlias = Literal["np", "pt"]
 
-_Read = TypeVar("_Read", Pixels, _device.DevicePixels)
+_Array = TypeVar("_Array", "npt.NDArray[np.uint8]", "_device.DeviceArray")
 _Result = TypeVar("_Result")
 
 _DTYPES = ("float32", "bfloat16", "float16")
@@ -32,6 +32,18 @@ _BACKENDS = ("auto", "cpu", "triton", "reference")
 _ENCODED = (str, os.PathLike, bytes, bytearray, memoryview)
 _KEPT_BYTES = 256 << 20
 _FLOAT32, _UINT16 = np.dtype(np.float32), np.dtype(np.uint16)
+
+
+_process = os.getpid()  # kept, as to ask for it is a system call
+
+
+def _note_process() -> None:
+    global _process
+    _process = os.getpid()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_note_process)
 
 
 @dataclass(frozen=True)
@@ -137,7 +149,7 @@ class Preprocessor:
         self.num_threads = num_threads
         self.max_crops = max_crops
         self.token_ids = _checked_ids(token_ids)
-        self._process = os.getpid()
+        self._process = _process
         self._native  # noqa: B018  # validates: ValueError that names the field
         _core.layout(spec._core, 1, 1, max_crops)
 
@@ -177,16 +189,17 @@ class Preprocessor:
                 "[preprocess] input_data_format must be 'channels_first', 'channels_last' or None, got"
                 f" {input_data_format!r}"
             )
-        self._leave_locks_to_the_parent()
+        if self._process != _process:
+            self._leave_locks_to_the_parent()
         items = _as_list(images)
         if self.backend == "triton" or (self.backend == "auto" and any(map(_device.is_cuda, (out, *items)))):
             return self._on_device(items, out, return_tensors, errors, input_data_format)
-        pixels, layouts, failures = self._read(
+        arrays, any_torch, layouts, failures = self._read(
             items, errors, lambda item: read_pixels(item, input_data_format=input_data_format)
         )
-        tensors = return_tensors or ("pt" if _is_tensor(out) or any(read.is_torch for read in pixels) else "np")
+        tensors = return_tensors or ("pt" if any_torch or _is_tensor(out) else "np")
         crops = self._output(out, layouts, tensors)
-        self._write([read.array for read in pixels], layouts, crops)
+        self._write(arrays, layouts, crops)
         batch = Batch({_packing.pixel_key(self._rule): self._typed(crops, tensors) if out is None else out})
         index_arrays = _reference.index_arrays if self.backend == "reference" else _packing.index_arrays
         for key, array in index_arrays(self.spec, self._rule, layouts, self.token_ids).items():
@@ -208,13 +221,13 @@ class Preprocessor:
                 "[preprocess] return_tensors must be 'pt' or None on a device, got 'np'; give images on the CPU"
             )
         device = _device.device_of(items, out)
-        pixels, layouts, failures = self._read(
+        arrays, _, layouts, failures = self._read(
             items, errors, lambda item: _device.read(item, device, input_data_format)
         )
         shape = (sum(layout.num_crops for layout in layouts), *self._crop_shape)
-        crops = _device.output(out, shape, self.dtype, device, pixels)
+        crops = _device.output(out, shape, self.dtype, device, arrays)
         # On this thread: the current stream is a thread's own.
-        _triton.write_crops(self._native, [_device.to_device(read.array, device) for read in pixels], layouts, crops)
+        _triton.write_crops(self._native, [_device.to_device(array, device) for array in arrays], layouts, crops)
         batch = Batch({_packing.pixel_key(self._rule): crops if out is None else out})
         for key, array in _packing.index_arrays(self.spec, self._rule, layouts, self.token_ids).items():
             batch[key] = _device.to_device(array, device)
@@ -249,25 +262,28 @@ class Preprocessor:
 
     def _leave_locks_to_the_parent(self) -> None:
         """In the child of a fork: another thread of the parent's may have held a lock, and is not here to let go."""
-        if self._process != os.getpid():
-            for name in ("_native", "_pool"):
-                self.__dict__.pop(name, None)
-            self._process = os.getpid()
+        for name in ("_native", "_pool"):
+            self.__dict__.pop(name, None)
+        self._process = _process
 
     def _read(
-        self, items: Sequence[object], errors: str, read_one: Callable[[object], _Read]
-    ) -> tuple[list[_Read], list[_core.Layout], tuple[ImageFailure, ...]]:
-        """Pixels and layouts of the images that can be used, and the others. Files are decoded on several threads."""
+        self, items: Sequence[object], errors: str, read_one: Callable[[object], tuple[_Array, bool]]
+    ) -> tuple[list[_Array], bool, list[_core.Layout], tuple[ImageFailure, ...]]:
+        """Pixels of the images that can be used, whether a tensor is among them, their layouts, and the other images.
 
-        def read(item: object) -> tuple[_Read, _core.Layout] | Exception:
+        Files are decoded on several threads. `read_one` returns pixels, and whether they were a tensor.
+        """
+
+        def read(item: object) -> tuple[_Array, bool, _core.Layout] | Exception:
             try:
-                pixels = read_one(item)
-                height, width, _ = pixels.array.shape
-                return pixels, self._layout(height, width)
+                array, is_torch = read_one(item)
+                height, width, _ = array.shape
+                return array, is_torch, self._layout(height, width)
             except (MaxCropsError, ValueError, TypeError) as error:
                 return error
 
-        pixels: list[_Read] = []
+        arrays: list[_Array] = []
+        any_torch = False
         layouts: list[_core.Layout] = []
         failures: list[ImageFailure] = []
         threads = 1
@@ -275,18 +291,18 @@ class Preprocessor:
             threads = min(_threads(self.num_threads), sum(isinstance(item, _ENCODED) for item in items))
         for index, result in enumerate(_mapped(read, items, threads)):
             if not isinstance(result, Exception):
-                pixels.append(result[0])
-                layouts.append(result[1])
+                array, is_torch, layout = result
+                arrays.append(array)
+                any_torch |= is_torch
+                layouts.append(layout)
             elif errors == "raise":
                 raise result if len(items) == 1 else _naming(result, index)
             else:
                 failures.append(ImageFailure(index, str(result)))
-        return pixels, layouts, tuple(failures)
+        return arrays, any_torch, layouts, tuple(failures)
 
     def _layout(self, height: int, width: int) -> _core.Layout:
-        layout = _core.layout(self.spec._core, height, width, self.max_crops)
-        self._native.require_executable(layout)
-        return layout
+        return self._native.layout(self.spec._core, height, width, self.max_crops)
 
     def _output(self, out: Any, layouts: list[_core.Layout], tensors: Tensors) -> npt.NDArray[Any]:
         """[crops, patches, values] as float32, or as the uint16 bits of a 16-bit type."""
