@@ -14,8 +14,9 @@ namespace maxcrops {
 namespace {
 
 constexpr __mmask64 kLowestBytes = 0x1111111111111111ULL;  // of each 32-bit lane
+constexpr __mmask64 kLowerHalves = 0x3333333333333333ULL;
 
-constexpr float kTwoTo23 = 8388608.0F;  // a byte in the lowest bits of this float makes it that byte larger
+constexpr float kTwoTo23 = 8388608.0F;  // 16 bits in the lower half of this float make it that much larger
 
 // The bytes that 16 values of a piece read of a source row, in as many vectors as they take: 1, 2 or 4; 0 if they lie
 // too far apart for that, and eight bytes of each pixel are gathered.
@@ -23,30 +24,27 @@ template <int kLoads>
 struct Window {
     __m512i bytes[kLoads > 0 ? kLoads : 1];
 
-    // `index`, whose lanes are places, with each lane's lowest byte replaced by the one at that place.
-    __m512i merged(__m512i index) const {
-        if constexpr (kLoads <= 1) return _mm512_mask_permutexvar_epi8(index, kLowestBytes, index, bytes[0]);
-        if constexpr (kLoads == 2) return _mm512_mask2_permutex2var_epi8(bytes[0], index, kLowestBytes, bytes[1]);
+    // `index`, whose lanes hold two places in their lower halves, with the bytes there instead.
+    __m512i operator[](__m512i index) const {
+        if constexpr (kLoads <= 1) return _mm512_mask_permutexvar_epi8(index, kLowerHalves, index, bytes[0]);
+        if constexpr (kLoads == 2) return _mm512_mask2_permutex2var_epi8(bytes[0], index, kLowerHalves, bytes[1]);
         if constexpr (kLoads == 4) {
             return _mm512_mask_blend_epi8(_mm512_movepi8_mask(index),
-                                          _mm512_mask2_permutex2var_epi8(bytes[0], index, kLowestBytes, bytes[1]),
-                                          _mm512_mask2_permutex2var_epi8(bytes[2], index, kLowestBytes, bytes[3]));
+                                          _mm512_mask2_permutex2var_epi8(bytes[0], index, kLowerHalves, bytes[1]),
+                                          _mm512_mask2_permutex2var_epi8(bytes[2], index, kLowerHalves, bytes[3]));
         }
-    }
-
-    // The same where the rest of each lane is zero: this permutation leaves `index` alone, the others need a copy of it.
-    __m512i operator[](__m512i index) const {
-        if constexpr (kLoads <= 1) return _mm512_maskz_permutexvar_epi8(kLowestBytes, index, bytes[0]);
-        return merged(index);
     }
 };
 
-// Two taps of sixteen values.
+// Two taps of sixteen values. The second one is 256 times as large, and its weight a 256th.
 struct Taps {
     __m512 first, second;
 };
 
 // Sixteen values of a piece: where their taps are in a source row, and their weights.
+//
+// Both taps of a value come with one permutation, into a lane that is 2^23 + 256 * second + first as a float. Without
+// its lowest byte it is 2^23 + 256 * second, and what it lost is the first tap: no byte is converted.
 template <int kLoads>
 class Vector {
 public:
@@ -54,11 +52,12 @@ public:
         const size_t lanes = piece * RowPlan::kPieceLanes + RowPlan::kVectorValues * static_cast<size_t>(vector);
         const int32_t* offsets = &plan.offset[static_cast<size_t>(plan.pieces[piece].first[vector])];
         pixels_ = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(offsets));
-        first_ = indices(&plan.first_byte[lanes]);
-        second_ = indices(&plan.second_byte[lanes]);
-        second_weight_ = _mm512_load_ps(&plan.weights[lanes]);
-        first_weight_ = _mm512_sub_ps(_mm512_set1_ps(1.0F), second_weight_);
-        raised_second_ = _mm512_or_si512(second_, _mm512_castps_si512(_mm512_set1_ps(kTwoTo23)));
+        const __m512i places = _mm512_or_si512(indices(&plan.first_byte[lanes]),
+                                               _mm512_slli_epi32(indices(&plan.second_byte[lanes]), 8));
+        places_ = _mm512_or_si512(places, _mm512_castps_si512(_mm512_set1_ps(kTwoTo23)));
+        const __m512 second_weight = _mm512_load_ps(&plan.weights[lanes]);
+        first_weight_ = _mm512_sub_ps(_mm512_set1_ps(1.0F), second_weight);
+        second_weight_ = _mm512_mul_ps(second_weight, _mm512_set1_ps(1.0F / 256.0F));
         lowering_ = _mm512_mul_ps(_mm512_set1_ps(-kTwoTo23), second_weight_);
     }
 
@@ -69,15 +68,16 @@ public:
         return result;
     }
 
+    // The difference of two floats so close to each other is exact.
     Taps taps(const Window<kLoads>& window) const {
-        return {_mm512_cvtepi32_ps(window[first_]), _mm512_cvtepi32_ps(window[second_])};
+        const Taps raised = raised_taps(window);
+        return {raised.first, _mm512_sub_ps(raised.second, _mm512_set1_ps(kTwoTo23))};
     }
 
-    // second * weight = (2^23 + second) * weight - 2^23 * weight, which a fused step rounds once, at the end: that byte
-    // needs no conversion.
+    // second * weight = (2^23 + 256 * second) * weight / 256 - 2^15 * weight, which a fused step rounds once, at the end.
     __m512 resized(const Window<kLoads>& window) const {
-        const __m512 product = _mm512_fmadd_ps(_mm512_castsi512_ps(window.merged(raised_second_)), second_weight_, lowering_);
-        return _mm512_fmadd_ps(_mm512_cvtepi32_ps(window[first_]), first_weight_, product);
+        const Taps raised = raised_taps(window);
+        return _mm512_fmadd_ps(raised.first, first_weight_, _mm512_fmadd_ps(raised.second, second_weight_, lowering_));
     }
 
     // The chain of four products.
@@ -95,9 +95,15 @@ private:
         return _mm512_cvtepu8_epi32(_mm_load_si128(reinterpret_cast<const __m128i*>(bytes)));
     }
 
+    Taps raised_taps(const Window<kLoads>& window) const {
+        const __m512i both = window[places_];
+        const __m512 second = _mm512_castsi512_ps(_mm512_and_si512(both, _mm512_set1_epi32(~0xFF)));
+        return {_mm512_sub_ps(_mm512_castsi512_ps(both), second), second};
+    }
+
     int64_t base_;
     __m256i pixels_;
-    __m512i first_, second_, raised_second_;
+    __m512i places_;
     __m512 first_weight_, second_weight_, lowering_;
 };
 
