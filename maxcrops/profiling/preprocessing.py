@@ -253,15 +253,18 @@ def _competitors(
 
 @contextmanager
 def _python_threads(spec: Spec, size: Size, max_crops: int, source: Source, rounds: int) -> Iterator[Case]:
-    """Two Python threads with a thread each, against one: 2 where nothing is shared, 1 where the GIL is held."""
+    """Two Python threads with a thread each, against one: 2 where nothing is shared, 1 where the GIL is held.
+
+    Memory is shared: the rows of the floor, which holds no lock at all, tell how much of it there is for two.
+    """
     with _restored() as torch, ThreadPoolExecutor(2, initializer=partial(torch.set_num_threads, 1)) as pool:
         torch.set_num_threads(1)
         peer = PEERS[spec.family](spec, max_crops)
-        preprocess = Preprocessor(_as_one_thread(spec), backend="cpu", num_threads=1, max_crops=max_crops)
         image = make_image(size, source)
-        outs = [np.full(preprocess.output_shape([size]), np.nan, np.float32) for _ in range(2)]
 
-        def competitors(name: str, call: Callable[[int], Any], calls: int, isa: str = "") -> list[Competitor]:
+        def competitors(
+            name: str, call: Callable[[int], Any], calls: int, dtype: str, *, isa: str = "", same_as: str | None = ""
+        ) -> list[Competitor]:
             def work(worker: int) -> Any:
                 return repeat(partial(call, worker), calls)()
 
@@ -270,17 +273,42 @@ def _python_threads(spec: Spec, size: Size, max_crops: int, source: Source, roun
 
             alone, together = f"{name}, 1 Python thread", f"{name}, 2 Python threads, against its 1"
             return [
-                Competitor(alone, partial(both, 1), calls, isa=isa, dtype="float32"),
-                Competitor(together, partial(both, 2), 2 * calls, isa=isa, threads=2, dtype="float32", peer=alone),
+                Competitor(alone, partial(both, 1), calls, isa=isa, dtype=dtype, same_as=same_as),
+                Competitor(
+                    together, partial(both, 2), 2 * calls, isa=isa, threads=2, dtype=dtype, peer=alone, same_as=same_as
+                ),
+            ]
+
+        def ours(dtype: Literal["float32", "bfloat16"]) -> list[Competitor]:
+            half = dtype != "float32"
+            tag = f", {dtype}" * half
+            preprocess = Preprocessor(
+                _as_one_thread(spec), dtype=dtype, backend="cpu", num_threads=1, max_crops=max_crops
+            )
+            shape = preprocess.output_shape([size])
+            outs = [np.full(shape, 0x7FFF, np.uint16) if half else np.full(shape, np.nan, np.float32) for _ in range(2)]
+            fills = [np.zeros(math.prod(shape) * (2 if half else 4), np.uint8) for _ in range(2)]
+            return [
+                *competitors(
+                    f"maxcrops{tag}",
+                    lambda worker: preprocess(image, out=outs[worker]),
+                    8,
+                    dtype,
+                    isa=_core.active_isa(),
+                ),
+                *competitors(
+                    f"memory floor{tag}",
+                    lambda worker: _core.memory_floor(fills[worker], image.reshape(-1), 1),
+                    8,
+                    dtype,
+                    same_as=None,
+                ),
             ]
 
         yield Case(
             f"{_case_name(spec, size, max_crops, source)}, Python threads",
             "images",
-            [
-                *competitors(peer.name, lambda _: peer(image), 1),
-                *competitors("maxcrops", lambda worker: preprocess(image, out=outs[worker]), 8, _core.active_isa()),
-            ],
+            [*competitors(peer.name, lambda _: peer(image), 1, "float32"), *ours("float32"), *ours("bfloat16")],
             agree=partial(_all_agree, torch, peer.tolerance),
             rounds=rounds,
             rest=_REST,
