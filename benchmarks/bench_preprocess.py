@@ -2,6 +2,8 @@
 
 Each case has a process of its own. torch takes large memory from the heap; whether that has pages already, from what an
 earlier case freed, makes the peer up to four times as fast: 34 or 130 ms for 3024x4032 with 8 crops on two threads.
+The rounds of a case are spread over three passes through all cases, since a shared machine can be half as fast for
+minutes, and not for arithmetic as it is for memory.
 
 Run:  python benchmarks/bench_preprocess.py [ROUNDS]     writes results/preprocess.csv
 """
@@ -14,21 +16,35 @@ from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context, set_start_method
 
 from harness import write_results
+from rich.console import Console
+from rich.progress import track
 
 import maxcrops as mc
 from maxcrops.profiling import preprocessing
-from maxcrops.profiling.harness import CaseMaker, Row, measure_all
+from maxcrops.profiling.harness import CaseMaker, Row, Timings
+
+PASSES = 3
 
 
-def measure(maker: CaseMaker) -> list[Row]:
+def time_case(maker: CaseMaker, seed: int) -> Timings:
     set_start_method(None, force=True)  # the system's own again, for a loader's workers
-    return list(measure_all([maker]))
+    with maker() as case:
+        return case.time(seed=seed)
 
 
-def measure_apart(makers: list[CaseMaker]) -> Iterator[Row]:
-    for maker in makers:
-        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
-            yield from process.submit(measure, maker).result()
+def time_apart(maker: CaseMaker, seed: int) -> Timings:
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
+        return process.submit(time_case, maker, seed).result()
+
+
+def measure(makers: list[CaseMaker]) -> Iterator[Row]:
+    timings: dict[int, Timings] = {}
+    turns = [(seed, index) for seed in range(PASSES) for index in range(len(makers))]
+    for seed, index in track(turns, "comparing, timing", console=Console(stderr=True)):
+        measured = time_apart(makers[index], seed)
+        timings[index] = timings[index] + measured if index in timings else measured
+    for of_case in timings.values():
+        yield from of_case.rows()
 
 
 if __name__ == "__main__":
@@ -36,6 +52,8 @@ if __name__ == "__main__":
     makers = [
         maker
         for key in ("molmo2", "molmo")
-        for maker in preprocessing.cases(mc.get_spec(key), sources=("photo", "noise"), rounds=rounds)
+        for maker in preprocessing.cases(
+            mc.get_spec(key), sources=("photo", "noise"), rounds=max(1, round(rounds / PASSES))
+        )
     ]
-    write_results("preprocess", measure_apart(makers))
+    write_results("preprocess", measure(makers))

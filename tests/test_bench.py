@@ -4,9 +4,11 @@ import csv
 import importlib.util
 import json
 import os
+import pickle
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +17,16 @@ import pytest
 from maxcrops import _core
 from maxcrops.cli import main
 from maxcrops.profiling import harness
-from maxcrops.profiling.harness import Case, Competitor, OutputsDifferError, environment, measure_all, write_csv
+from maxcrops.profiling.harness import (
+    Case,
+    Competitor,
+    OutputsDifferError,
+    Timing,
+    Timings,
+    environment,
+    measure_all,
+    write_csv,
+)
 
 ROOT = Path(__file__).parent.parent
 
@@ -50,6 +61,10 @@ def clock(monkeypatch):
     result = Clock()
     monkeypatch.setattr(harness, "time", result)
     return result
+
+
+def timing(name, *seconds):
+    return Timing(name, seconds, peer="peer", floor="peer", isa="", threads=1, dtype="")
 
 
 # -- the harness ---------------------------------------------------------------------------------------------------
@@ -117,6 +132,27 @@ def test_set_up_and_rest_are_not_timed(clock):
 def test_names_that_mean_nothing(competitors):
     with pytest.raises(ValueError, match=r"\[bench\] case"):
         Case("case", "images", competitors).measure()
+
+
+def test_rounds_of_several_processes_make_one_row():
+    """Medians and ratios are of all rounds; a median of medians would be 3 and 2."""
+    first = Timings("case", "images", (timing("peer", 6.0, 9.0), timing("ours", 2.0, 9.0)))
+    later = Timings("case", "images", (timing("peer", 8.0, 3.0, 12.0), timing("ours", 4.0, 1.0, 3.0)))
+    peer, ours = (pickle.loads(pickle.dumps(first)) + later).rows()
+    assert (ours.seconds_median, ours.rounds, ours.times_peer_median, ours.times_floor_median) == (3.0, 5, 3.0, 0.3333)
+    assert (peer.seconds_median, peer.times_peer_median) == (8.0, 1.0)
+    with pytest.raises(ValueError, match="shorter"):
+        first + Timings("case", "images", later.competitors[:1])
+
+
+def test_a_seed_has_its_own_orders():
+    def order(seed):
+        runs = []
+        competitors = [Competitor(name, partial(runs.append, name), 1) for name in "abcd"]
+        Case("case", "images", competitors, rounds=6).time(seed=seed)
+        return runs
+
+    assert order(1) == order(1) != order(2)
 
 
 def test_each_round_has_an_order_of_its_own():

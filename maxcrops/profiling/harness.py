@@ -16,9 +16,9 @@ import statistics
 import subprocess
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from functools import partial
 from importlib import metadata
 from os import PathLike
@@ -90,6 +90,66 @@ class Row:
     dtype: str
 
 
+@dataclass(frozen=True)
+class Timing:
+    """The rounds of one competitor."""
+
+    name: str
+    seconds: tuple[float, ...]
+    """Of one unit of work, in each round."""
+    peer: str
+    floor: str
+    isa: str
+    threads: int
+    dtype: str
+
+
+@dataclass(frozen=True)
+class Timings:
+    """The rounds of a case: numbers, which another process may have measured."""
+
+    case: str
+    unit: str
+    competitors: tuple[Timing, ...]
+
+    def __add__(self, later: Timings) -> Timings:
+        """The same case with the rounds of both."""
+        together = (
+            replace(one, seconds=one.seconds + other.seconds)
+            for one, other in zip(self.competitors, later.competitors, strict=True)
+        )
+        return replace(self, competitors=tuple(together))
+
+    def rows(self) -> list[Row]:
+        seconds = {one.name: one.seconds for one in self.competitors}
+        return [self._row(one, seconds) for one in self.competitors]
+
+    def _row(self, one: Timing, seconds: Mapping[str, Sequence[float]]) -> Row:
+        own, theirs, least = one.seconds, seconds[one.peer], seconds.get(one.floor, ())
+        fifth = len(own) // 5
+        ordered = sorted(own)
+        ratios = sorted(peer / ours for ours, peer in zip(own, theirs, strict=True))
+        above = [ours / floor for ours, floor in zip(own, least, strict=False)]
+        return Row(
+            case=self.case,
+            competitor=one.name,
+            unit=self.unit,
+            units_per_second=_digits(1 / statistics.median(own), 6),
+            seconds_median=_digits(statistics.median(own)),
+            seconds_p20=_digits(ordered[fifth]),
+            seconds_p80=_digits(ordered[-1 - fifth]),
+            rounds=len(own),
+            peer=one.peer,
+            times_peer_median=_digits(statistics.median(ratios)),
+            times_peer_p20=_digits(ratios[fifth]),
+            times_peer_p80=_digits(ratios[-1 - fifth]),
+            times_floor_median=_digits(statistics.median(above)) if above else None,
+            isa=one.isa,
+            threads=one.threads,
+            dtype=one.dtype,
+        )
+
+
 @dataclass
 class Case:
     """One question."""
@@ -104,10 +164,15 @@ class Case:
     """Seconds before each run, where a competitor's threads still spin for a while after it."""
 
     def measure(self, on_run: Callable[[float], None] = lambda _: None) -> list[Row]:
-        """Compares outputs, times, and returns a row per competitor.
+        """A row per competitor; see `time`."""
+        return self.time(on_run).rows()
+
+    def time(self, on_run: Callable[[float], None] = lambda _: None, seed: int = 0) -> Timings:
+        """Compares outputs, then times.
 
         Args:
             on_run: called after each run, the ones that are compared included, with the part of the case that is done.
+            seed: of the orders of the rounds.
 
         Raises:
             OutputsDifferError: a competitor's output is not the expected one; nothing was timed.
@@ -124,7 +189,7 @@ class Case:
 
         self._compare(note)
         seconds: dict[str, list[float]] = {competitor.name: [] for competitor in self.competitors}
-        shuffled = random.Random(0)
+        shuffled = random.Random(seed)
         for _ in range(self.rounds):
             for competitor in shuffled.sample(self.competitors, len(self.competitors)):
                 competitor.setup()
@@ -135,7 +200,12 @@ class Case:
                 seconds[competitor.name].append((time.perf_counter() - started) / competitor.work)
                 del output  # freed outside the clock
                 note()
-        return [self._row(competitor, seconds) for competitor in self.competitors]
+        first = self.competitors[0].name
+        timings = (
+            Timing(one.name, tuple(seconds[one.name]), one.peer or first, one.floor, one.isa, one.threads, one.dtype)
+            for one in self.competitors
+        )
+        return Timings(self.name, self.unit, tuple(timings))
 
     def _check_names(self) -> None:
         names = Counter(competitor.name for competitor in self.competitors)
@@ -167,31 +237,6 @@ class Case:
                 raise OutputsDifferError(
                     f"[bench] {self.name}: the output of {name} differs from that of {wanted}; nothing was timed"
                 )
-
-    def _row(self, competitor: Competitor, seconds: dict[str, list[float]]) -> Row:
-        own = seconds[competitor.name]
-        peer = competitor.peer or self.competitors[0].name
-        ratios = sorted(theirs / ours for ours, theirs in zip(own, seconds[peer], strict=True))
-        above = [ours / least for ours, least in zip(own, seconds.get(competitor.floor, []), strict=False)]
-        ordered = sorted(own)
-        return Row(
-            case=self.name,
-            competitor=competitor.name,
-            unit=self.unit,
-            units_per_second=_digits(1 / statistics.median(own), 6),
-            seconds_median=_digits(statistics.median(own)),
-            seconds_p20=_digits(ordered[len(own) // 5]),
-            seconds_p80=_digits(ordered[-1 - len(own) // 5]),
-            rounds=self.rounds,
-            peer=peer,
-            times_peer_median=_digits(statistics.median(ratios)),
-            times_peer_p20=_digits(ratios[len(ratios) // 5]),
-            times_peer_p80=_digits(ratios[-1 - len(ratios) // 5]),
-            times_floor_median=_digits(statistics.median(above)) if above else None,
-            isa=competitor.isa,
-            threads=competitor.threads,
-            dtype=competitor.dtype,
-        )
 
 
 CaseMaker: TypeAlias = Callable[[], AbstractContextManager[Case]]
