@@ -150,9 +150,13 @@ public:
     // Where patch `i` of the next tile is to be made.
     uint8_t* place(int64_t i) { return tiles_[next_].data() + i * work_->patch_values; }
 
-    // Writes a share of what is left of the tile before: one of so many.
-    void step(int64_t shares) {
-        if (left_ > 0) write(ceil_div(left_, shares));
+    // Writes an equal share of the tile before; `steps` are left, this one included. A share is divided once a tile, as
+    // a division takes as long as a tenth of a patch.
+    void step(int64_t steps) {
+        if (left_ == 0) return;
+        if (share_ == 0) share_ = ceil_div(left_, steps);
+        due_ += share_;
+        if (due_ > 0) due_ -= write(due_);
     }
 
     // The next tile is made: patches [begin, end) of the band. The one before is finished first.
@@ -160,6 +164,8 @@ public:
         finish();
         runs_.clear();
         run_ = 0;
+        share_ = 0;
+        due_ = 0;
         for (const CropTarget& crop : crops_) {
             const int64_t first = std::max(begin, crop.patch_col);
             const int64_t count = (std::min(end, crop.patch_col + work_->crop_patches) - first) * work_->patch_values;
@@ -187,18 +193,20 @@ private:
     };
 
     // At least `values`, as far as one run goes; it ends on a cache line and a whole number of pixels and vectors.
-    void write(int64_t values) {
+    // Returns how many.
+    int64_t write(int64_t values) {
         constexpr int64_t kWhole = 192;
         Run& run = runs_[run_];
         const int64_t element = bytes_of(type_);
-        const auto to_line = static_cast<int64_t>(-reinterpret_cast<uintptr_t>(run.to) & 63U) / element;
-        const int64_t head = run.done == 0 ? to_line : 0;
+        const auto to_line = static_cast<int64_t>(-reinterpret_cast<uintptr_t>(run.to) & 63U);
+        const int64_t head = run.done > 0 ? 0 : element == 4 ? to_line / 4 : to_line / 2;
         const int64_t count = std::min(head + ceil_div(values, kWhole) * kWhole, run.count - run.done);
         kernels_.normalize_bytes(normalization_, run.from + run.done, count, run.done % 3, type_, work_->stream,
                                  run.to + run.done * element);
         run.done += count;
         left_ -= count;
         if (run.done == run.count) ++run_;
+        return count;
     }
 
     const ByteNormalization& normalization_;
@@ -211,7 +219,9 @@ private:
     std::vector<CropTarget> crops_;  // that take from the band
     std::vector<Run> runs_;
     size_t run_ = 0;
-    int64_t left_ = 0;  // values
+    int64_t left_ = 0;   // values
+    int64_t share_ = 0;  // of them in each step
+    int64_t due_ = 0;    // of the shares so far, below 0 where more was written
 };
 
 // A view's progress through its bands.
