@@ -89,6 +89,14 @@ def read_pixels(image: object, *, input_data_format: str | None = None, do_conve
             dense one on the CPU, a PIL mode that Pillow cannot convert, an unknown ``input_data_format``.
         ImageReadError: a file that is missing, broken, cut off or too large for Pillow's limit.
     """
+    array, is_torch = unguarded_pixels(image, input_data_format=input_data_format, do_convert_rgb=do_convert_rgb)
+    return Pixels(_read_only(array), is_torch)
+
+
+def unguarded_pixels(
+    image: object, *, input_data_format: str | None = None, do_convert_rgb: bool = True
+) -> tuple[npt.NDArray[np.uint8], bool]:
+    """read_pixels for those who do not write: the array can be written where the caller's can."""
     if input_data_format not in (None, "channels_first", "channels_last"):
         raise ValueError(
             "[preprocess] image must have an input_data_format of 'channels_first' or 'channels_last', or None, got"
@@ -98,7 +106,7 @@ def read_pixels(image: object, *, input_data_format: str | None = None, do_conve
     if type(image) is np.ndarray and image.dtype == _UINT8 and image.ndim == 3 and input_data_format is None:
         height, width, channels = image.shape
         if channels == 3 and 1 <= height <= _MAX_SIDE and 1 <= width <= _MAX_SIDE:
-            return Pixels(_read_only(image), False)
+            return image, False
     torch = sys.modules.get("torch")  # without it nobody can have given a tensor
     is_torch = torch is not None and isinstance(image, torch.Tensor)
     if is_torch or isinstance(image, np.ndarray):
@@ -112,7 +120,7 @@ def read_pixels(image: object, *, input_data_format: str | None = None, do_conve
         array = _read_file(BytesIO(image), f"{len(image)} bytes")
     else:
         raise TypeError(f"[preprocess] image must be {_KNOWN}, got {type(image).__name__}")
-    return Pixels(_read_only(array), is_torch)
+    return array, is_torch
 
 
 def _read_only(array: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:

@@ -17,7 +17,7 @@ from maxcrops import _core
 from maxcrops._arguments import require_arguments, require_threads
 from maxcrops.exceptions import MaxCropsError, UnsupportedError
 from maxcrops.preprocess import _device, _packing, _reference, _triton
-from maxcrops.preprocess._inputs import read_pixels
+from maxcrops.preprocess._inputs import unguarded_pixels
 from maxcrops.specs import Spec
 
 DType: TypeAlias = Literal["float32", "bfloat16", "float16"]
@@ -195,7 +195,7 @@ class Preprocessor:
         if self.backend == "triton" or (self.backend == "auto" and any(map(_device.is_cuda, (out, *items)))):
             return self._on_device(items, out, return_tensors, errors, input_data_format)
         arrays, any_torch, layouts, failures = self._read(
-            items, errors, lambda item: read_pixels(item, input_data_format=input_data_format)
+            items, errors, lambda item: unguarded_pixels(item, input_data_format=input_data_format)
         )
         tensors = return_tensors or ("pt" if any_torch or _is_tensor(out) else "np")
         crops = self._output(out, layouts, tensors)
