@@ -331,6 +331,10 @@ def test_tiny_matrix(key, peers, report, tmp_path):
         assert sum(words in case for case in cases) == 1
     assert {row["isa"] for row in rows if row["case"] == cases[0]} == {"", *_core.available_isas()}
     assert {row["dtype"] for row in rows if row["case"] == cases[0]} == {"float32", "bfloat16"}
+    against = {row["peer"] for row in rows if row["competitor"].endswith("bfloat16, against its float32")}
+    assert against == {f"maxcrops, {_core.available_isas()[-1]}, {threads}" for threads in ("1 thread", "2 threads")}
+    floors = [row for row in rows if "Python threads" in row["case"] and row["competitor"].startswith("memory floor")]
+    assert len(floors) == 4
     assert "<!-- preprocess:begin -->" in report.with_tables(MARKED)
 
 

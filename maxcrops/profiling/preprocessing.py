@@ -8,10 +8,10 @@ For each image size and max_crops a case compares and times, through one interfa
 - the memory floor, which no implementation can beat: the output filled once, past the caches, and the source read once.
   Ratios are to that of one thread.
 
-A ratio to the peer is always one of equal thread counts and dtypes. torch rounds differently with one thread and with
-more, in some 20 pixels of a million and by one step, so its one-thread output is compared with our variant of that
-arithmetic. Further cases run whole images in two Python threads at once, and load JPEG files in threads and in worker
-processes.
+A ratio to the peer is one of equal thread counts and dtypes, except where a row's name says what it is against. torch
+rounds differently with one thread and with more, in some 20 pixels of a million and by one step, so its one-thread
+output is compared with our variant of that arithmetic. Further cases run whole images in two Python threads at once,
+and load JPEG files in threads and in worker processes.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -132,6 +133,11 @@ def _one_image(spec: Spec, size: Size, max_crops: int, source: Source, rounds: i
         competitors = _competitors(torch, spec, peer, image, max_crops, "float32", isas)
         if not quick:
             competitors += _competitors(torch, spec, peer, image, max_crops, "bfloat16", isas[-1:])
+            by_name = {one.name: one for one in competitors}
+            for threads in (1, 2):
+                whole = f"maxcrops, {isas[-1]}, {_threads(threads)}"
+                half = by_name[f"{whole}, bfloat16"]
+                competitors.append(replace(half, name=f"{half.name}, against its float32", peer=whole))
         yield Case(
             _case_name(spec, size, max_crops, source),
             "images",
