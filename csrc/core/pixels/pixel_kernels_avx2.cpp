@@ -80,8 +80,8 @@ private:
 
     __m128i half(const uint8_t* row, int i) const {
         if constexpr (!kWide) return _mm_loadu_si128(reinterpret_cast<const __m128i*>(row + low_[i]));
-        return _mm_unpacklo_epi64(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(row + low_[i])),
-                                  _mm_loadl_epi64(reinterpret_cast<const __m128i*>(row + high_[i])));
+        const __m128i low = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(row + low_[i]));
+        return _mm_castps_si128(_mm_loadh_pi(_mm_castsi128_ps(low), reinterpret_cast<const __m64*>(row + high_[i])));
     }
 
     int64_t low_[2], high_[2];
