@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +20,14 @@ if TYPE_CHECKING:
 DeviceArray: TypeAlias = "torch.Tensor | npt.NDArray[np.uint8]"
 """One image, uint8 [height, width, 3] of any strides: a tensor on the device or in pinned memory, the caller's own;
 otherwise an array."""
+
+
+class DevicePixels(NamedTuple):
+    """As the Preprocessor reads an image for a device."""
+
+    array: DeviceArray
+    is_torch: bool
+    """Whether the caller gave a torch tensor."""
 
 
 def is_cuda(value: object) -> bool:
@@ -55,9 +63,8 @@ def device_of(images: Sequence[object], out: object) -> torch.device:
     return torch.device("cuda", torch.cuda.current_device())
 
 
-def read(image: object, device: torch.device, input_data_format: str | None) -> tuple[DeviceArray, bool]:
-    """A tensor on the device or in pinned memory as it lies there, anything else as read_pixels has it; and whether it
-    was a tensor.
+def read(image: object, device: torch.device, input_data_format: str | None) -> DevicePixels:
+    """A tensor on the device or in pinned memory as it lies there; anything else as read_pixels has it.
 
     Raises:
         TypeError, ValueError, ImageReadError: as read_pixels; also a tensor on another device, and one with four
@@ -74,13 +81,13 @@ def read(image: object, device: torch.device, input_data_format: str | None) -> 
         pixels = _inputs.tensor_pixels(image, input_data_format)
         height, width, channels = pixels.shape
         if channels != 4:
-            return pixels.expand(height, width, 3), True
+            return DevicePixels(pixels.expand(height, width, 3), True)
         if image.is_cuda:
             raise ValueError(
                 "[preprocess] image must have 1 or 3 channels on a GPU, got 4; give its first three to leave"
                 " transparency out, or image.cpu() to have it blended onto white"
             )
-    return _inputs.read_pixels(image, input_data_format=input_data_format)
+    return DevicePixels(*_inputs.read_pixels(image, input_data_format=input_data_format))
 
 
 def to_device(array: torch.Tensor | npt.NDArray[Any], device: torch.device) -> torch.Tensor:
