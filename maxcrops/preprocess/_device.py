@@ -23,7 +23,7 @@ otherwise an array."""
 
 
 class DevicePixels(NamedTuple):
-    """As the Preprocessor reads an image for a device."""
+    """What Pixels is on the CPU."""
 
     array: DeviceArray
     is_torch: bool

@@ -34,18 +34,6 @@ _KEPT_BYTES = 256 << 20
 _FLOAT32, _UINT16 = np.dtype(np.float32), np.dtype(np.uint16)
 
 
-_process = os.getpid()  # kept, as to ask for it is a system call
-
-
-def _note_process() -> None:
-    global _process
-    _process = os.getpid()
-
-
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_note_process)
-
-
 @dataclass(frozen=True)
 class ImageFailure:
     """An image that was left out."""
@@ -149,7 +137,7 @@ class Preprocessor:
         self.num_threads = num_threads
         self.max_crops = max_crops
         self.token_ids = _checked_ids(token_ids)
-        self._process = _process
+        self._process = os.getpid()
         self._native  # noqa: B018  # validates: ValueError that names the field
         _core.layout(spec._core, 1, 1, max_crops)
 
@@ -189,7 +177,7 @@ class Preprocessor:
                 "[preprocess] input_data_format must be 'channels_first', 'channels_last' or None, got"
                 f" {input_data_format!r}"
             )
-        if self._process != _process:
+        if self._process != os.getpid():
             self._leave_locks_to_the_parent()
         items = _as_list(images)
         if self.backend == "triton" or (self.backend == "auto" and any(map(_device.is_cuda, (out, *items)))):
@@ -264,7 +252,7 @@ class Preprocessor:
         """In the child of a fork: another thread of the parent's may have held a lock, and is not here to let go."""
         for name in ("_native", "_pool"):
             self.__dict__.pop(name, None)
-        self._process = _process
+        self._process = os.getpid()
 
     def _read(
         self, items: Sequence[object], errors: str, read_one: Callable[[object], tuple[_Array, bool]]
