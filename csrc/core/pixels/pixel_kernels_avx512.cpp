@@ -68,7 +68,7 @@ public:
         return result;
     }
 
-    // The difference of two floats so close to each other is exact.
+    // The differences, here and in raised_taps, are of integers below 2^24, and exact.
     Taps taps(const Window<kLoads>& window) const {
         const Taps raised = raised_taps(window);
         return {raised.first, _mm512_sub_ps(raised.second, _mm512_set1_ps(kTwoTo23))};
@@ -95,6 +95,7 @@ private:
         return _mm512_cvtepu8_epi32(_mm_load_si128(reinterpret_cast<const __m128i*>(bytes)));
     }
 
+    // The second tap is larger by 2^23 yet.
     Taps raised_taps(const Window<kLoads>& window) const {
         const __m512i both = window[places_];
         const __m512 second = _mm512_castsi512_ps(_mm512_and_si512(both, _mm512_set1_epi32(~0xFF)));

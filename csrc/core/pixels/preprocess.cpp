@@ -31,10 +31,10 @@ constexpr int64_t kStreamBytes = int64_t{4} << 20;
 // Bytes of a row are counted in 32 bits.
 constexpr int64_t kMaxPixelSide = (int64_t{1} << 29) - 1;
 
-// Parts of an image that each thread gets a task of, as shares of kShares: large ones first, as a task costs time to
-// begin, and small ones behind them, so that no thread waits long for another's last.
-constexpr int64_t kShares = 8;
-constexpr int64_t kStripShares[] = {4, 2, 1, 1};
+// Each thread's share of an image is cut in so many parts, a task each: large ones first, as a task costs time to begin,
+// and small ones behind them, so that no thread waits long for another's last.
+constexpr int64_t kStripParts[] = {4, 2, 1, 1};
+constexpr int64_t kParts = 4 + 2 + 1 + 1;
 
 constexpr int64_t kLine = 64;
 
@@ -625,8 +625,8 @@ void Preprocessor::run(const std::vector<ImageJob>& jobs, int num_threads, Isa i
                 continue;
             }
             int64_t begin = 0;
-            for (const int64_t shares : kStripShares) {
-                for (int64_t part = 0; part < parts; ++part, begin += shares) cut(begin, begin + shares, kShares * parts);
+            for (const int64_t size : kStripParts) {
+                for (int64_t part = 0; part < parts; ++part, begin += size) cut(begin, begin + size, kParts * parts);
             }
         }
     }
