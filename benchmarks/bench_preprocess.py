@@ -1,11 +1,11 @@
 """Preprocessing pixels: every size, max_crops, instruction set, thread count and dtype, beside the models' own code.
 
-Each case has a process of its own. torch takes large memory from the heap; whether that has pages already, from what an
-earlier case freed, makes the peer up to four times as fast: 34 or 130 ms for 3024x4032 with 8 crops on two threads.
 The rounds of a case are spread over three passes through all cases, since a shared machine can be half as fast for
-minutes, and not for arithmetic as it is for memory.
+minutes, and not for arithmetic as it is for memory. Each pass of a case has a process of its own: torch takes large
+memory from the heap, and whether that has pages already, from what an earlier case freed, makes the peer up to four
+times as fast (34 or 130 ms for 3024x4032 with 8 crops on two threads).
 
-Run:  python benchmarks/bench_preprocess.py [ROUNDS]     writes results/preprocess.csv
+Run:  python benchmarks/bench_preprocess.py [ROUNDS]     writes results/preprocess.csv; ROUNDS go into whole passes
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ def measure(makers: list[CaseMaker]) -> Iterator[Row]:
     for seed, index in track(turns, "comparing, timing", console=Console(stderr=True)):
         measured = time_apart(makers[index], seed)
         timings[index] = timings[index] + measured if index in timings else measured
-    for of_case in timings.values():
-        yield from of_case.rows()
+        if seed == PASSES - 1:
+            yield from timings.pop(index).rows()
 
 
 if __name__ == "__main__":

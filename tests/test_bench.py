@@ -135,14 +135,15 @@ def test_names_that_mean_nothing(competitors):
 
 
 def test_rounds_of_several_processes_make_one_row():
-    """Medians and ratios are of all rounds; a median of medians would be 3 and 2."""
+    """Medians and ratios are of all rounds; medians of medians would be 4.25 and 2.5."""
     first = Timings("case", "images", (timing("peer", 6.0, 9.0), timing("ours", 2.0, 9.0)))
     later = Timings("case", "images", (timing("peer", 8.0, 3.0, 12.0), timing("ours", 4.0, 1.0, 3.0)))
     peer, ours = (pickle.loads(pickle.dumps(first)) + later).rows()
     assert (ours.seconds_median, ours.rounds, ours.times_peer_median, ours.times_floor_median) == (3.0, 5, 3.0, 0.3333)
     assert (peer.seconds_median, peer.times_peer_median) == (8.0, 1.0)
-    with pytest.raises(ValueError, match="shorter"):
-        first + Timings("case", "images", later.competitors[:1])
+    for others in (later.competitors[:1], later.competitors[::-1]):
+        with pytest.raises(ValueError, match="not of the same competitors"):
+            first + Timings("case", "images", others)
 
 
 def test_a_seed_has_its_own_orders():
@@ -335,6 +336,10 @@ def test_tiny_matrix(key, peers, report, tmp_path):
     assert against == {f"maxcrops, {_core.available_isas()[-1]}, {threads}" for threads in ("1 thread", "2 threads")}
     floors = [row for row in rows if "Python threads" in row["case"] and row["competitor"].startswith("memory floor")]
     assert len(floors) == 4
+    dtype_of = {(row["case"], row["competitor"]): row["dtype"] for row in rows}
+    for row in rows:
+        alike = dtype_of[row["case"], row["peer"]] == row["dtype"] or not row["dtype"]
+        assert alike or "against" in row["competitor"], row["competitor"]
     assert "<!-- preprocess:begin -->" in report.with_tables(MARKED)
 
 

@@ -106,7 +106,8 @@ def bench_footer(machine: Mapping[str, str]) -> str:
     load = f"; load average before it {machine['load_average']}" if machine["load_average"] else ""
     return (
         "Milliseconds an image. Outputs were compared before the timing. times the peer: speed relative to the same"
-        " work by the peer with as many threads, in the same dtype; times the floor: time relative to filling the"
+        " work by the peer with as many threads, in the same dtype, or to what a row's name says it is against; times"
+        " the floor: time relative to filling the"
         f" output and reading the image once, on one thread.\n{machine['cpu']}; {versions}{load}."
     )
 

@@ -113,12 +113,22 @@ class Timings:
     competitors: tuple[Timing, ...]
 
     def __add__(self, later: Timings) -> Timings:
-        """The same case with the rounds of both."""
+        """The same case with the rounds of both.
+
+        Raises:
+            ValueError: it is another case, or its competitors are others.
+        """
+        if self._columns() != later._columns():
+            raise ValueError(f"[bench] rounds of {self.case} and of {later.case} are not of the same competitors")
         together = (
             replace(one, seconds=one.seconds + other.seconds)
             for one, other in zip(self.competitors, later.competitors, strict=True)
         )
         return replace(self, competitors=tuple(together))
+
+    def _columns(self) -> Timings:
+        """All but the numbers."""
+        return replace(self, competitors=tuple(replace(one, seconds=()) for one in self.competitors))
 
     def rows(self) -> list[Row]:
         seconds = {one.name: one.seconds for one in self.competitors}

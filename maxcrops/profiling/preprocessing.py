@@ -269,7 +269,14 @@ def _python_threads(spec: Spec, size: Size, max_crops: int, source: Source, roun
         image = make_image(size, source)
 
         def competitors(
-            name: str, call: Callable[[int], Any], calls: int, dtype: str, *, isa: str = "", same_as: str | None = ""
+            name: str,
+            call: Callable[[int], Any],
+            calls: int,
+            dtype: str,
+            *,
+            isa: str = "",
+            has_peer: bool = True,
+            same_as: str | None = "",
         ) -> list[Competitor]:
             def work(worker: int) -> Any:
                 return repeat(partial(call, worker), calls)()
@@ -279,7 +286,15 @@ def _python_threads(spec: Spec, size: Size, max_crops: int, source: Source, roun
 
             alone, together = f"{name}, 1 Python thread", f"{name}, 2 Python threads, against its 1"
             return [
-                Competitor(alone, partial(both, 1), calls, isa=isa, dtype=dtype, same_as=same_as),
+                Competitor(
+                    alone,
+                    partial(both, 1),
+                    calls,
+                    isa=isa,
+                    dtype=dtype,
+                    peer="" if has_peer else alone,
+                    same_as=same_as,
+                ),
                 Competitor(
                     together, partial(both, 2), 2 * calls, isa=isa, threads=2, dtype=dtype, peer=alone, same_as=same_as
                 ),
@@ -301,12 +316,14 @@ def _python_threads(spec: Spec, size: Size, max_crops: int, source: Source, roun
                     8,
                     dtype,
                     isa=_core.active_isa(),
+                    has_peer=not half,
                 ),
                 *competitors(
                     f"memory floor{tag}",
                     lambda worker: _core.memory_floor(fills[worker], image.reshape(-1), 1),
                     8,
                     dtype,
+                    has_peer=False,
                     same_as=None,
                 ),
             ]
