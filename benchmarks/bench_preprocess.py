@@ -5,7 +5,7 @@ minutes, and not for arithmetic as it is for memory. Each pass of a case has a p
 memory from the heap, and whether that has pages already, from what an earlier case freed, makes the peer up to four
 times as fast (34 or 130 ms for 3024x4032 with 8 crops on two threads).
 
-Run:  python benchmarks/bench_preprocess.py [ROUNDS]     writes results/preprocess.csv; ROUNDS go into whole passes
+Run:  python benchmarks/bench_preprocess.py [ROUNDS]     writes results/preprocess.csv; in whole passes
 """
 
 from __future__ import annotations

@@ -689,7 +689,7 @@ def write_positions(spec: Spec, layouts: Sequence[Layout], token_ids: Sequence[i
 
 def memory_floor(out: Annotated[NDArray[numpy.uint8], dict(shape=(None,), order='C', device='cpu')], source: Annotated[NDArray[numpy.uint8], dict(shape=(None,), order='C', device='cpu', writable=False)], num_threads: int) -> int:
     """
-    Fills out past the caches and reads source once: the least that a preprocessor must do.
+    Fills out past the caches and reads source once: what a preprocessor that needs every pixel must do.
     """
 
 class ViewWord(enum.IntEnum):

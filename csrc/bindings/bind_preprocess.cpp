@@ -213,7 +213,7 @@ void bind_preprocess(nb::module_& m) {
                                 static_cast<int64_t>(source.size()), num_threads);
         },
         nb::arg("out"), nb::arg("source"), nb::arg("num_threads"),
-        "Fills out past the caches and reads source once: the least that a preprocessor must do.");
+        "Fills out past the caches and reads source once: what a preprocessor that needs every pixel must do.");
 }
 
 }  // namespace maxcrops::bindings

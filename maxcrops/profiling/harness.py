@@ -60,7 +60,7 @@ class Competitor:
     peer: str = ""
     """The competitor that ratios refer to; the first of the case where empty."""
     floor: str = ""
-    """The competitor that no one can beat, where there is one."""
+    """The competitor that does the least that the work needs, where there is one."""
     same_as: str | None = ""
     """The competitor with the expected output; the first of the case where empty, none where None."""
 

@@ -5,8 +5,8 @@ For each image size and max_crops a case compares and times, through one interfa
 - the peer (transformers, or Molmo's own pipeline) with one and with two threads, and with its result made bfloat16;
 - maxcrops into memory that the caller keeps, into its own, which it takes back when nothing refers to it, and into
   pages that the process has not had before;
-- the memory floor, which no implementation can beat: the output filled once, past the caches, and the source read once.
-  Ratios are to that of one thread.
+- the memory floor: the output filled once, past the caches, and the whole source read once. Ratios are to that of one
+  thread. An image that is shrunk a lot can take less, as not all of its rows are read.
 
 A ratio to the peer is one of equal thread counts and dtypes, except where a row's name says what it is against. torch
 rounds differently with one thread and with more, in some 20 pixels of a million and by one step, so its one-thread

@@ -1,4 +1,4 @@
-// The least that any preprocessor must do, for benchmarks to compare with.
+// What a preprocessor that needs every pixel must do, for benchmarks to compare with.
 #pragma once
 
 #include <cstdint>

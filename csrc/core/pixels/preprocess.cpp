@@ -34,7 +34,7 @@ constexpr int64_t kMaxPixelSide = (int64_t{1} << 29) - 1;
 // Each thread's share of an image is cut in so many parts, a task each: large ones first, as a task costs time to begin,
 // and small ones behind them, so that no thread waits long for another's last.
 constexpr int64_t kStripParts[] = {4, 2, 1, 1};
-constexpr int64_t kParts = 4 + 2 + 1 + 1;
+constexpr int64_t kParts = kStripParts[0] + kStripParts[1] + kStripParts[2] + kStripParts[3];
 
 constexpr int64_t kLine = 64;
 
