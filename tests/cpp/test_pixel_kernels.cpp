@@ -64,7 +64,8 @@ Bytes blended(const PixelKernels& kernels, const RowPlan& plan, const PatchCall&
         rows.push_back({source(tap(y)), source(tap(y) + 1), 1.0F - weight, weight});
     }
     Guarded out(3 * size * size, poison);
-    kernels.blend_patch(plan, call.patch, rows.data(), call.chained, out.data());
+    RowsAhead ahead;
+    kernels.blend_patch(plan, call.patch, rows.data(), call.chained, ahead, out.data());
     EXPECT_TRUE(out.intact());
     return out.content();
 }
@@ -94,6 +95,29 @@ TEST_P(PixelKernelsTest, WritesEveryByteOfAPatch) {
     }
 }
 
+// Patch by patch, all lines of the rows ahead, and not many in one patch.
+TEST_P(PixelKernelsTest, AsksForRowsAhead) {
+    for (const RowCase& row : row_cases()) {
+        const RowPlan plan = row_plan(row.in, row.out, row.patch);
+        const auto sources = rows_of(row.in, 2, 5, 6);
+        const std::vector<RowPair> pairs(static_cast<size_t>(row.patch), {sources[0].get(), sources[1].get(), 0.5F, 0.5F});
+        const std::vector<const uint8_t*> rows = {sources[0].get(), sources[1].get()};
+        Bytes out(static_cast<size_t>(3 * row.patch * row.patch));
+        RowsAhead ahead{rows.data(), rows.data() + rows.size(), 3 * row.in};
+        const int64_t patches = row.out / row.patch, all = num_lines(ahead);
+        ASSERT_EQ(all, 2 * ((3 * row.in + 63) / 64));
+        ahead.lines_a_patch = ceil_div(all, patches);
+        const auto left = [&] { return num_lines(ahead) - ahead.byte / kLine; };
+        for (int64_t patch = 0; patch < patches; ++patch) {
+            const int64_t before = left();
+            kernels().blend_patch(plan, patch, pairs.data(), false, ahead, out.data());
+            ASSERT_LE(left(), std::max<int64_t>(before - ahead.lines_a_patch, 0)) << testing::PrintToString(row);
+            ASSERT_GE(left(), before - ahead.lines_a_patch - 3 * plan.pieces_a_patch) << testing::PrintToString(row);
+        }
+        ASSERT_EQ(left(), 0) << testing::PrintToString(row);
+    }
+}
+
 // What a patch is, from its pixels alone.
 TEST(ScalarKernels, BlendsAPatchByDefinition) {
     for (const RowCase& row : row_cases()) {
@@ -105,7 +129,8 @@ TEST(ScalarKernels, BlendsAPatchByDefinition) {
         for (const bool chained : {false, true}) {
             Bytes out(static_cast<size_t>(3 * row.patch * row.patch));
             const int64_t patch = row.out / row.patch - 1;  // the one that reads the row's end
-            kScalarPixelKernels.blend_patch(plan, patch, rows.data(), chained, out.data());
+            RowsAhead ahead;
+            kScalarPixelKernels.blend_patch(plan, patch, rows.data(), chained, ahead, out.data());
             for (int64_t i = 0; i < 3 * row.patch; ++i) {
                 const auto pixel = static_cast<size_t>(patch * row.patch + i / 3);
                 const int64_t left = axis.first[pixel], right = std::min(left + 1, row.in - 1);

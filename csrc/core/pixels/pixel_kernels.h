@@ -9,6 +9,7 @@
 #include "cpu_features.h"
 #include "normalization.h"
 #include "resample.h"
+#include "rows_ahead.h"
 
 namespace maxcrops {
 
@@ -73,8 +74,9 @@ struct PixelKernels {
     // A patch of the canvas, [patch_size, 3 * patch_size], its rows blended from `rows` [patch_size]. Each pass is
     // fma(first, 1 - weight, second * weight), along the row and then across rows; what comes out is rounded half to
     // even and clamped to 8 bits. `chained`: the four products are summed in one chain instead, as torch does it on one
-    // thread: fma(w11, d, fma(w10, c, fma(w00, a, w01 * b))).
-    void (*blend_patch)(const RowPlan& plan, int64_t patch, const RowPair* rows, bool chained, uint8_t* out);
+    // thread: fma(w11, d, fma(w10, c, fma(w00, a, w01 * b))). Meanwhile it asks for a patch's lines of `ahead`.
+    void (*blend_patch)(const RowPlan& plan, int64_t patch, const RowPair* rows, bool chained, RowsAhead& ahead,
+                        uint8_t* out);
 
     // Normalises `count` values of interleaved channels, `channel` that of the first, and writes them once; past the
     // caches when `stream` is set, for finish_streams to complete.

@@ -8,6 +8,7 @@
 #include "pixel_kernels.h"
 #include "pixel_kernels_x86.h"
 #include "row_pairs.h"
+#include "rows_ahead.h"
 
 namespace maxcrops {
 namespace {
@@ -133,21 +134,26 @@ void blend_values(const RowPlan& plan, int64_t pixel, int64_t start, size_t lane
 }
 
 template <bool kWide>
-void blend_pieces(const RowPlan& plan, int64_t patch, const RowPair* rows, bool chained, uint8_t* out) {
+void blend_pieces(const RowPlan& plan, int64_t patch, const RowPair* rows, bool chained, RowsAhead& ahead, uint8_t* out) {
+    int64_t lines_left = ahead.lines_a_patch;
+    const int64_t lines_at_once = lines_left / (3 * plan.pieces_a_patch);
     const auto blend_sixteen = chained ? blend_values<kWide, true> : blend_values<kWide, false>;
     for (int64_t p = patch * plan.pieces_a_patch; p < (patch + 1) * plan.pieces_a_patch; ++p) {
         const RowPlan::Piece& piece = plan.pieces[static_cast<size_t>(p)];
         for (int64_t lane = 0; lane < piece.num_values; lane += RowPlan::kVectorValues) {
+            ask(ahead, lines_at_once);
+            lines_left -= lines_at_once;
             const int64_t start = std::min<int64_t>(lane, piece.num_values - RowPlan::kVectorValues);
             blend_sixteen(plan, piece.pixel, start, static_cast<size_t>(p * RowPlan::kPieceLanes + lane), rows,
                           out + piece.offset + start);
         }
     }
+    ask(ahead, lines_left);
 }
 
-void blend_patch(const RowPlan& plan, int64_t patch, const RowPair* rows, bool chained, uint8_t* out) {
-    if (!plan.vectorised) return kScalarPixelKernels.blend_patch(plan, patch, rows, chained, out);
-    (plan.most_step > kMostStep ? blend_pieces<true> : blend_pieces<false>)(plan, patch, rows, chained, out);
+void blend_patch(const RowPlan& plan, int64_t patch, const RowPair* rows, bool chained, RowsAhead& ahead, uint8_t* out) {
+    if (!plan.vectorised) return kScalarPixelKernels.blend_patch(plan, patch, rows, chained, ahead, out);
+    (plan.most_step > kMostStep ? blend_pieces<true> : blend_pieces<false>)(plan, patch, rows, chained, ahead, out);
 }
 
 // One constant a channel, laid out for three vectors in a row whose first lane is `phase`.

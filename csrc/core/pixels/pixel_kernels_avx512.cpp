@@ -9,6 +9,7 @@
 #include "pixel_kernels.h"
 #include "pixel_kernels_x86.h"
 #include "row_pairs.h"
+#include "rows_ahead.h"
 
 namespace maxcrops {
 namespace {
@@ -136,12 +137,22 @@ void store_piece(int64_t num_values, __m512 v0, __m512 v1, __m512 v2, uint8_t* t
 
 // A column of at most 16 pixels through the rows of a patch. `kShared`: its vectors read the same bytes of a row.
 template <int kLoads, bool kShared, bool kChained>
-void blend_piece(const RowPlan& plan, size_t p, const RowPair* rows, uint8_t* out) {
+void blend_piece(const RowPlan& plan, size_t p, const RowPair* rows, RowsAhead& ahead, uint8_t* out) {
     const Vector<kLoads> v0(plan, p, 0), v1(plan, p, 1), v2(plan, p, 2);
     // Copies, as the compiler must assume that a byte stored changes what `plan` holds.
     const int64_t num_values = plan.pieces[p].num_values, num_rows = plan.patch_size;
     uint8_t* const first_row = out + plan.pieces[p].offset;
     const auto place = [&](int64_t dy) { return first_row + dy * 3 * num_rows; };
+    // A narrow patch has few lines to ask for.
+    int64_t lines_left = ceil_div(ahead.lines_a_patch, plan.pieces_a_patch);
+    const int64_t lines_a_row = ceil_div(lines_left, num_rows);
+    if constexpr (kShared) ask(ahead, lines_left);
+    const auto ask_for_some = [&] {
+        if constexpr (kShared) return;
+        const int64_t lines = std::min(lines_a_row, lines_left);
+        lines_left -= lines;
+        ask(ahead, lines);
+    };
     const auto each = [&](const uint8_t* row, const auto& use) {
         const Window<kLoads> w0 = v0.window(row);
         return use(w0, kShared ? w0 : v1.window(row), kShared ? w0 : v2.window(row));
@@ -154,6 +165,7 @@ void blend_piece(const RowPlan& plan, size_t p, const RowPair* rows, uint8_t* ou
             return each(row, [&](auto& w0, auto& w1, auto& w2) { return Row{v0.taps(w0), v1.taps(w1), v2.taps(w2)}; });
         };
         for_row_pairs<Row>(rows, num_rows, read, [&](const Row& top, const Row& bottom, const RowPair& pair, int64_t dy) {
+            ask_for_some();
             store_piece(num_values, v0.chained(top.v0, bottom.v0, pair), v1.chained(top.v1, bottom.v1, pair),
                         v2.chained(top.v2, bottom.v2, pair), place(dy));
         });
@@ -165,6 +177,7 @@ void blend_piece(const RowPlan& plan, size_t p, const RowPair* rows, uint8_t* ou
             return each(row, [&](auto& w0, auto& w1, auto& w2) { return Row{v0.resized(w0), v1.resized(w1), v2.resized(w2)}; });
         };
         for_row_pairs<Row>(rows, num_rows, read, [&](const Row& top, const Row& bottom, const RowPair& pair, int64_t dy) {
+            ask_for_some();
             store_piece(num_values, blend(top.v0, bottom.v0, pair), blend(top.v1, bottom.v1, pair),
                         blend(top.v2, bottom.v2, pair), place(dy));
         });
@@ -181,12 +194,12 @@ void for_span(const RowPlan& plan, const Function& function) {
     function(std::integral_constant<int, 4>(), std::false_type());
 }
 
-void blend_patch(const RowPlan& plan, int64_t patch, const RowPair* rows, bool chained, uint8_t* out) {
-    if (!plan.vectorised) return kScalarPixelKernels.blend_patch(plan, patch, rows, chained, out);
+void blend_patch(const RowPlan& plan, int64_t patch, const RowPair* rows, bool chained, RowsAhead& ahead, uint8_t* out) {
+    if (!plan.vectorised) return kScalarPixelKernels.blend_patch(plan, patch, rows, chained, ahead, out);
     for_span(plan, [&](auto loads, auto shared) {
         const auto blend_one = chained ? blend_piece<loads, shared, true> : blend_piece<loads, shared, false>;
         for (int64_t p = patch * plan.pieces_a_patch; p < (patch + 1) * plan.pieces_a_patch; ++p) {
-            blend_one(plan, static_cast<size_t>(p), rows, out);
+            blend_one(plan, static_cast<size_t>(p), rows, ahead, out);
         }
     });
 }

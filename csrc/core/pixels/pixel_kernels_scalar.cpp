@@ -35,7 +35,8 @@ void blend_chained(const RowPlan& plan, const RowPlan::Piece& piece, const RowPa
     });
 }
 
-void blend_patch(const RowPlan& plan, int64_t patch, const RowPair* rows, bool chained, uint8_t* out) {
+void blend_patch(const RowPlan& plan, int64_t patch, const RowPair* rows, bool chained, RowsAhead& ahead, uint8_t* out) {
+    ask(ahead, ahead.lines_a_patch);
     struct Floats {
         float values[48];
     };

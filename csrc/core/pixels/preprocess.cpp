@@ -9,6 +9,7 @@
 #include "axis_tables.h"
 #include "device_plan.h"
 #include "row_reader.h"
+#include "rows_ahead.h"
 #include "thread_pool.h"
 
 // Note [Bands]
@@ -35,8 +36,6 @@ constexpr int64_t kMaxPixelSide = (int64_t{1} << 29) - 1;
 // and small ones behind them, so that no thread waits long for another's last.
 constexpr int64_t kStripParts[] = {4, 2, 1, 1};
 constexpr int64_t kParts = kStripParts[0] + kStripParts[1] + kStripParts[2] + kStripParts[3];
-
-constexpr int64_t kLine = 64;
 
 // Patches that are written together.
 constexpr int64_t kTilePatches = 32;
@@ -94,14 +93,6 @@ void for_crops(const ImageWork& work, const ViewTargets& view, int64_t band, con
     for (const CropTarget& crop : view.crops) {
         if (band >= crop.patch_row && band < crop.patch_row + work.crop_patches) take(crop);
     }
-}
-
-void prefetch(const void* address) {
-#if defined(__GNUC__)
-    __builtin_prefetch(address, 0, 2);
-#else
-    static_cast<void>(address);
-#endif
 }
 
 void prefetch_to_write(const void* address) {
@@ -236,7 +227,7 @@ public:
         reader_.reset(work.job.image, 2 * work.patch_size);
         rows_.resize(static_cast<size_t>(work.patch_size));
         find_next_rows(band_);
-        ask_for_next_rows(lines_ahead());
+        ask(ahead_, num_lines(ahead_));
     }
 
     bool is_done() const { return band_ == part_->band_end; }
@@ -249,13 +240,12 @@ public:
         const int64_t patches = part_->view->canvas.width / work_->patch_size;
         find_rows();
         find_next_rows(band_ + 1);
-        const int64_t lines_a_patch = ceil_div(lines_ahead(), patches);
+        ahead_.lines_a_patch = ceil_div(num_lines(ahead_), patches);
         writer.start_band(*part_->view, band_);
         for (int64_t begin = 0; begin < patches; begin += kTilePatches) {
             const int64_t end = std::min(begin + kTilePatches, patches);
             for (int64_t patch = begin; patch < end; ++patch) {
-                ask_for_next_rows(lines_a_patch);
-                kernels_->blend_patch(*part_->cols, patch, rows_.data(), chained_, writer.place(patch - begin));
+                kernels_->blend_patch(*part_->cols, patch, rows_.data(), chained_, ahead_, writer.place(patch - begin));
                 writer.step(end - patch);
             }
             writer.turn(begin, end);
@@ -287,33 +277,18 @@ private:
     // A patch reads a short piece of many rows, which the hardware does not foresee: while a band is made, the rows that
     // the next one reads first are asked for, from end to end.
     void find_next_rows(int64_t band) {
-        ahead_.clear();
-        next_ahead_ = 0;
-        ahead_byte_ = 0;
+        next_rows_.clear();
+        ahead_ = {};
         if (band == part_->band_end || !work_->job.image.has_packed_rows()) return;
         const int64_t last_row = work_->job.image.size.height - 1;
         int64_t row = band == part_->band_begin ? 0 : first_tap(band * work_->patch_size - 1) + 2;
         for (int64_t y = band * work_->patch_size; y < (band + 1) * work_->patch_size; ++y) {
             row = std::max(row, first_tap(y));
             for (; row <= std::min(first_tap(y) + 1, last_row); ++row) {
-                ahead_.push_back(work_->job.image.data + row * work_->job.image.row_stride);
+                next_rows_.push_back(work_->job.image.data + row * work_->job.image.row_stride);
             }
         }
-    }
-
-    int64_t lines_ahead() const {
-        return static_cast<int64_t>(ahead_.size()) * ceil_div(3 * work_->job.image.size.width, kLine);
-    }
-
-    // So many lines of them, as far as there are.
-    void ask_for_next_rows(int64_t lines) {
-        const int64_t row_bytes = 3 * work_->job.image.size.width;
-        for (; next_ahead_ < ahead_.size(); ++next_ahead_, ahead_byte_ = 0) {
-            for (; ahead_byte_ < row_bytes; ahead_byte_ += kLine, --lines) {
-                if (lines == 0) return;
-                prefetch(ahead_[next_ahead_] + ahead_byte_);
-            }
-        }
+        ahead_ = {next_rows_.data(), next_rows_.data() + next_rows_.size(), 3 * work_->job.image.size.width};
     }
 
     const ImageWork* work_ = nullptr;
@@ -323,9 +298,8 @@ private:
     int64_t band_ = 0;
     RowReader reader_;
     std::vector<RowPair> rows_;
-    std::vector<const uint8_t*> ahead_;  // source rows that the next band reads first
-    size_t next_ahead_ = 0;              // of those, the one to ask for
-    int64_t ahead_byte_ = 0;             // from here on
+    std::vector<const uint8_t*> next_rows_;  // source rows that the next band reads first
+    RowsAhead ahead_;                        // a place in them
 };
 
 // Bands of all views in the order of the source rows they end with, so that an image is read from memory once.
