@@ -107,16 +107,30 @@ void prefetch_to_write(const void* address) {
 
 // One view within a task: some of its bands.
 struct RoundedView {
+    const ImageWork* work;
     const ViewTargets* view;
     std::shared_ptr<const RowPlan> cols;
     std::shared_ptr<const TwoTapAxis> rows;
     int64_t band_begin, band_end;
+    const RoundedView* next = nullptr;  // what the same thread goes on with, probably
+    bool is_foreseen = false;           // whether it is the next of another one
+
+    bool is_empty() const { return band_begin == band_end; }
 };
 
-struct RoundedTask {
-    const ImageWork* work;
-    std::vector<RoundedView> views;
-};
+using RoundedTask = std::vector<RoundedView>;  // of one image
+
+// Threads take tasks in turn, so that a thread's next one is as far behind as there are threads.
+void foresee(std::vector<RoundedTask>& tasks, size_t num_threads) {
+    for (size_t i = 0; i + num_threads < tasks.size(); ++i) {
+        RoundedTask &task = tasks[i], &next = tasks[i + num_threads];
+        for (size_t v = 0; v < std::min(task.size(), next.size()); ++v) {
+            if (task[v].is_empty() || next[v].is_empty()) continue;
+            task[v].next = &next[v];
+            next[v].is_foreseen = true;
+        }
+    }
+}
 
 // Writes a tile, some patches of a band, while the next one is made. Stores past the caches take as long as the
 // arithmetic does, and run beside it if they come a few kilobytes at a time, which the processor's store buffer holds,
@@ -218,7 +232,8 @@ private:
 // A view's progress through its bands.
 class RoundedBands {
 public:
-    void start(const ImageWork& work, const RoundedView& part, Resize resize, const PixelKernels& kernels) {
+    void start(const RoundedView& part, Resize resize, const PixelKernels& kernels) {
+        const ImageWork& work = *part.work;
         work_ = &work;
         part_ = &part;
         kernels_ = &kernels;
@@ -226,7 +241,8 @@ public:
         chained_ = is_chained(resize, part.view->canvas);
         reader_.reset(work.job.image, 2 * work.patch_size);
         rows_.resize(static_cast<size_t>(work.patch_size));
-        find_next_rows(band_);
+        if (part.is_foreseen || part.is_empty()) return;
+        find_rows_ahead(part, band_);
         ask(ahead_, num_lines(ahead_));
     }
 
@@ -239,7 +255,7 @@ public:
     void make_band(TileWriter& writer) {
         const int64_t patches = part_->view->canvas.width / work_->patch_size;
         find_rows();
-        find_next_rows(band_ + 1);
+        find_next_rows();
         ahead_.lines_a_patch = ceil_div(num_lines(ahead_), patches);
         writer.start_band(*part_->view, band_);
         for (int64_t begin = 0; begin < patches; begin += kTilePatches) {
@@ -276,19 +292,28 @@ private:
 
     // A patch reads a short piece of many rows, which the hardware does not foresee: while a band is made, the rows that
     // the next one reads first are asked for, from end to end.
-    void find_next_rows(int64_t band) {
-        next_rows_.clear();
+    void find_next_rows() {
         ahead_ = {};
-        if (band == part_->band_end || !work_->job.image.has_packed_rows()) return;
-        const int64_t last_row = work_->job.image.size.height - 1;
-        int64_t row = band == part_->band_begin ? 0 : first_tap(band * work_->patch_size - 1) + 2;
-        for (int64_t y = band * work_->patch_size; y < (band + 1) * work_->patch_size; ++y) {
-            row = std::max(row, first_tap(y));
-            for (; row <= std::min(first_tap(y) + 1, last_row); ++row) {
-                next_rows_.push_back(work_->job.image.data + row * work_->job.image.row_stride);
-            }
+        if (band_ + 1 < part_->band_end) {
+            find_rows_ahead(*part_, band_ + 1);
+        } else if (part_->next != nullptr) {
+            find_rows_ahead(*part_->next, part_->next->band_begin);
         }
-        ahead_ = {next_rows_.data(), next_rows_.data() + next_rows_.size(), 3 * work_->job.image.size.width};
+    }
+
+    // Those of a band that the one before has not read.
+    void find_rows_ahead(const RoundedView& part, int64_t band) {
+        const ImageView& image = part.work->job.image;
+        if (!image.has_packed_rows()) return;
+        const int64_t patch_size = part.work->patch_size, last_row = image.size.height - 1;
+        const auto first_tap = [&](int64_t y) { return int64_t{part.rows->first[static_cast<size_t>(y)]}; };
+        ahead_rows_.clear();
+        int64_t row = band == part.band_begin ? 0 : first_tap(band * patch_size - 1) + 2;
+        for (int64_t y = band * patch_size; y < (band + 1) * patch_size; ++y) {
+            row = std::max(row, first_tap(y));
+            for (; row <= std::min(first_tap(y) + 1, last_row); ++row) ahead_rows_.push_back(image.data + row * image.row_stride);
+        }
+        ahead_ = {ahead_rows_.data(), ahead_rows_.data() + ahead_rows_.size(), 3 * image.size.width};
     }
 
     const ImageWork* work_ = nullptr;
@@ -298,28 +323,29 @@ private:
     int64_t band_ = 0;
     RowReader reader_;
     std::vector<RowPair> rows_;
-    std::vector<const uint8_t*> next_rows_;  // source rows that the next band reads first
-    RowsAhead ahead_;                        // a place in them
+    std::vector<const uint8_t*> ahead_rows_;
+    RowsAhead ahead_;  // a place in them
 };
 
 // Bands of all views in the order of the source rows they end with, so that an image is read from memory once.
 void run_rounded(const RoundedTask& task, Resize resize, const ByteNormalization& normalization, PixelType type,
                  const PixelKernels& kernels) {
+    const ImageWork& work = *task.front().work;
     thread_local std::vector<RoundedBands> views;
-    views.resize(std::max(views.size(), task.views.size()));
-    const auto end = views.begin() + static_cast<std::ptrdiff_t>(task.views.size());
-    for (size_t v = 0; v < task.views.size(); ++v) views[v].start(*task.work, task.views[v], resize, kernels);
+    views.resize(std::max(views.size(), task.size()));
+    const auto end = views.begin() + static_cast<std::ptrdiff_t>(task.size());
+    for (size_t v = 0; v < task.size(); ++v) views[v].start(task[v], resize, kernels);
     const auto earlier = [](const RoundedBands& a, const RoundedBands& b) {
         return !a.is_done() && (b.is_done() || a.last_source_row() < b.last_source_row());
     };
     TileWriter writer(normalization, type, kernels);
-    writer.start(*task.work);
+    writer.start(work);
     for (auto next = std::min_element(views.begin(), end, earlier); !next->is_done();
          next = std::min_element(views.begin(), end, earlier)) {
         next->make_band(writer);
     }
     writer.finish();
-    if (task.work->stream) kernels.finish_streams();
+    if (work.stream) kernels.finish_streams();
 }
 
 // -- antialiased ---------------------------------------------------------------------------------------------------
@@ -585,12 +611,11 @@ void Preprocessor::run(const std::vector<ImageJob>& jobs, int num_threads, Isa i
             }
         } else {
             const auto cut = [&](int64_t begin, int64_t end, int64_t of) {
-                RoundedTask task{&kept, {}};
+                RoundedTask task;
                 for (const ViewTargets& view : kept.views) {
                     const int64_t bands = view.bands(kept.patch_size);
-                    task.views.push_back({&view, tables_->plan(image.width, view.canvas.width, kept.patch_size),
-                                          tables_->axis(image.height, view.canvas.height), bands * begin / of,
-                                          bands * end / of});
+                    task.push_back({&kept, &view, tables_->plan(image.width, view.canvas.width, kept.patch_size),
+                                    tables_->axis(image.height, view.canvas.height), bands * begin / of, bands * end / of});
                 }
                 rounded.push_back(std::move(task));
             };
@@ -604,6 +629,7 @@ void Preprocessor::run(const std::vector<ImageJob>& jobs, int num_threads, Isa i
             }
         }
     }
+    foresee(rounded, static_cast<size_t>(std::max(num_threads, 1)));
     parallel_for(static_cast<int64_t>(rounded.size()), num_threads, [&](int64_t i) {
         run_rounded(rounded[static_cast<size_t>(i)], rule_.resize, byte_normalization_, type_, kernels);
     });
