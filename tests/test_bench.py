@@ -334,6 +334,9 @@ def test_tiny_matrix(key, peers, report, tmp_path):
     assert {row["dtype"] for row in rows if row["case"] == cases[0]} == {"float32", "bfloat16"}
     against = {row["peer"] for row in rows if row["competitor"].endswith("bfloat16, against its float32")}
     assert against == {f"maxcrops, {_core.available_isas()[-1]}, {threads}" for threads in ("1 thread", "2 threads")}
+    (alone,) = (row for row in rows if row["competitor"].endswith("1 thread, against " + rows[0]["competitor"]))
+    assert (alone["threads"], alone["peer"]) == ("1", rows[0]["competitor"])
+    assert rows[0]["threads"] == "2"
     floors = [row for row in rows if "Python threads" in row["case"] and row["competitor"].startswith("memory floor")]
     assert len(floors) == 4
     dtype_of = {(row["case"], row["competitor"]): row["dtype"] for row in rows}

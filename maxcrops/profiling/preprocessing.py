@@ -8,10 +8,11 @@ For each image size and max_crops a case compares and times, through one interfa
 - the memory floor: the output filled once, past the caches, and the whole source read once. Ratios are to that of one
   thread. An image that is shrunk a lot can take less, as not all of its rows are read.
 
-A ratio to the peer is one of equal thread counts and dtypes, except where a row's name says what it is against. torch
-rounds differently with one thread and with more, in some 20 pixels of a million and by one step, so its one-thread
-output is compared with our variant of that arithmetic. Further cases run whole images in two Python threads at once,
-and load JPEG files in threads and in worker processes.
+A ratio to the peer is one of equal thread counts and dtypes, except where a row's name says what it is against: our
+bfloat16 against our float32, and our one thread against two of the peer. torch rounds differently with one thread and
+with more, in some 20 pixels of a million and by one step, so its one-thread output is compared with our variant of that
+arithmetic. Further cases run whole images in two Python threads at once, and load JPEG files in threads and in worker
+processes.
 """
 
 from __future__ import annotations
@@ -138,6 +139,9 @@ def _one_image(spec: Spec, size: Size, max_crops: int, source: Source, rounds: i
                 whole = f"maxcrops, {isas[-1]}, {_threads(threads)}"
                 half = by_name[f"{whole}, bfloat16"]
                 competitors.append(replace(half, name=f"{half.name}, against its float32", peer=whole))
+            alone = by_name[f"maxcrops, {isas[-1]}, {_threads(1)}"]
+            peer_name = f"{peer.name}, {_threads(2)}"
+            competitors.append(replace(alone, name=f"{alone.name}, against {peer_name}", peer=peer_name))
         yield Case(
             _case_name(spec, size, max_crops, source),
             "images",
