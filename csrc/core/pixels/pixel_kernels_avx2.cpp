@@ -4,7 +4,9 @@
 
 #include <algorithm>
 #include <cstring>
+#include <type_traits>
 
+#include "patch_row.h"
 #include "pixel_kernels.h"
 #include "pixel_kernels_x86.h"
 #include "row_pairs.h"
@@ -340,40 +342,46 @@ void sum_columns(const WindowAxis& axis, const float* columns, int64_t origin, i
 }
 
 void sum_rows(const float* const* rows, const float* weights, int64_t num_rows, int64_t count,
-              const UnitNormalization& normalization, float* out) {
+              const UnitNormalization& normalization, int64_t first, int64_t patch_size, float* out) {
     const ChannelVectors mean(normalization.mean), std(normalization.std);
     const __m256 zero = _mm256_setzero_ps(), one = _mm256_set1_ps(1.0F);
     const int64_t unfused = 1 + (num_rows - 1) / 4 * 4;
-    const int64_t body = count / 24 * 24;
-    for (int64_t i = 0; i < body; i += 24) {
+    const __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+    // 24 values, or fewer, `left`.
+    const auto sum = [&](auto ragged, int64_t i, int64_t left, float* to) {
+        __m256i masks[3];
+        for (int v = 0; v < 3; ++v) masks[v] = _mm256_cmpgt_epi32(_mm256_set1_epi32(static_cast<int>(left) - 8 * v), lane);
+        const auto load = [&](int64_t j, int v) {
+            const float* from = rows[j] + i + 8 * v;
+            if constexpr (ragged) return _mm256_maskload_ps(from, masks[v]);
+            else return _mm256_loadu_ps(from);
+        };
         __m256 sums[3];
         __m256 weight = _mm256_broadcast_ss(weights);
-        for (int v = 0; v < 3; ++v) sums[v] = _mm256_mul_ps(_mm256_loadu_ps(rows[0] + i + 8 * v), weight);
+        for (int v = 0; v < 3; ++v) sums[v] = _mm256_mul_ps(load(0, v), weight);
         int64_t j = 1;
         for (; j < unfused; ++j) {
             weight = _mm256_broadcast_ss(weights + j);
-            for (int v = 0; v < 3; ++v) {
-                sums[v] = _mm256_add_ps(sums[v], _mm256_mul_ps(_mm256_loadu_ps(rows[j] + i + 8 * v), weight));
-            }
+            for (int v = 0; v < 3; ++v) sums[v] = _mm256_add_ps(sums[v], _mm256_mul_ps(load(j, v), weight));
         }
         for (; j < num_rows; ++j) {
             weight = _mm256_broadcast_ss(weights + j);
-            for (int v = 0; v < 3; ++v) sums[v] = _mm256_fmadd_ps(_mm256_loadu_ps(rows[j] + i + 8 * v), weight, sums[v]);
+            for (int v = 0; v < 3; ++v) sums[v] = _mm256_fmadd_ps(load(j, v), weight, sums[v]);
         }
         for (int v = 0; v < 3; ++v) {
             const __m256 unit = _mm256_min_ps(_mm256_max_ps(sums[v], zero), one);
-            _mm256_storeu_ps(out + i + 8 * v, _mm256_div_ps(_mm256_sub_ps(unit, mean.v[v]), std.v[v]));
+            const __m256 value = _mm256_div_ps(_mm256_sub_ps(unit, mean.v[v]), std.v[v]);
+            if constexpr (ragged) _mm256_maskstore_ps(to + 8 * v, masks[v], value);
+            else _mm256_storeu_ps(to + 8 * v, value);
         }
-    }
-    if (body == count) return;
-    // The rest again as one ragged call of the scalar loop; 24 % 3 == 0 keeps the channel.
-    const float* rest[256];
-    for (int64_t j = 0; j < std::min<int64_t>(num_rows, 256); ++j) rest[j] = rows[j] + body;
-    if (num_rows <= 256) {
-        kScalarPixelKernels.sum_rows(rest, weights, num_rows, count - body, normalization, out + body);
-    } else {
-        kScalarPixelKernels.sum_rows(rows, weights, num_rows, count, normalization, out);
-    }
+    };
+    for_patches(first, count, patch_size, out, [&](int64_t begin, int64_t values, float* to) {
+        if (values < 24) return sum(std::true_type(), begin, values, to);
+        for (int64_t i = 0; i < values; i += 24) {
+            const int64_t start = std::min(i, values - 24);  // the last ones overlap; whole pixels, as all counts are
+            sum(std::false_type(), begin + start, 24, to + start);
+        }
+    });
 }
 
 template <bool kStream>

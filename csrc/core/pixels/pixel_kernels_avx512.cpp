@@ -6,6 +6,7 @@
 #include <cstring>
 #include <type_traits>
 
+#include "patch_row.h"
 #include "pixel_kernels.h"
 #include "pixel_kernels_x86.h"
 #include "row_pairs.h"
@@ -476,12 +477,11 @@ void sum_columns(const WindowAxis& axis, const float* columns, int64_t origin, i
 }
 
 void sum_rows(const float* const* rows, const float* weights, int64_t num_rows, int64_t count,
-              const UnitNormalization& normalization, float* out) {
+              const UnitNormalization& normalization, int64_t first, int64_t patch_size, float* out) {
     const ChannelVectors mean(normalization.mean), std(normalization.std);
     const __m512 zero = _mm512_setzero_ps(), one = _mm512_set1_ps(1.0F);
     const int64_t unfused = 1 + (num_rows - 1) / 4 * 4;
-    for (int64_t i = 0; i < count; i += 48) {
-        const int64_t left = count - i;
+    const auto sum = [&](int64_t i, int64_t left, float* to) {  // 48 values or those that are left
         __mmask16 masks[3];
         __m512 sums[3];
         for (int v = 0; v < 3; ++v) {
@@ -505,9 +505,12 @@ void sum_rows(const float* const* rows, const float* weights, int64_t num_rows, 
         }
         for (int v = 0; v < 3; ++v) {
             const __m512 unit = _mm512_min_ps(_mm512_max_ps(sums[v], zero), one);
-            _mm512_mask_storeu_ps(out + i + 16 * v, masks[v], _mm512_div_ps(_mm512_sub_ps(unit, mean.v[v]), std.v[v]));
+            _mm512_mask_storeu_ps(to + 16 * v, masks[v], _mm512_div_ps(_mm512_sub_ps(unit, mean.v[v]), std.v[v]));
         }
-    }
+    };
+    for_patches(first, count, patch_size, out, [&](int64_t begin, int64_t values, float* to) {
+        for (int64_t i = 0; i < values; i += 48) sum(begin + i, values - i, to + i);
+    });
 }
 
 template <bool kStream>

@@ -3,6 +3,7 @@
 #include <cmath>
 #include <cstring>
 
+#include "patch_row.h"
 #include "pixel_kernels.h"
 #include "row_pairs.h"
 
@@ -114,16 +115,18 @@ void sum_columns(const WindowAxis& axis, const float* columns, int64_t origin, i
 }
 
 void sum_rows(const float* const* rows, const float* weights, int64_t num_rows, int64_t count,
-              const UnitNormalization& normalization, float* out) {
+              const UnitNormalization& normalization, int64_t first, int64_t patch_size, float* out) {
     const int64_t unfused = unfused_taps(num_rows);
-    for (int64_t i = 0; i < count; ++i) {
-        float sum = rows[0][i] * weights[0];
-        for (int64_t j = 1; j < num_rows; ++j) {
-            sum = j < unfused ? sum + rows[j][i] * weights[j] : std::fma(rows[j][i], weights[j], sum);
+    for_patches(first, count, patch_size, out, [&](int64_t begin, int64_t values, float* to) {
+        for (int64_t i = begin; i < begin + values; ++i) {
+            float sum = rows[0][i] * weights[0];
+            for (int64_t j = 1; j < num_rows; ++j) {
+                sum = j < unfused ? sum + rows[j][i] * weights[j] : std::fma(rows[j][i], weights[j], sum);
+            }
+            const auto channel = static_cast<size_t>(i % 3);
+            *to++ = (std::clamp(sum, 0.0F, 1.0F) - normalization.mean[channel]) / normalization.std[channel];
         }
-        const auto channel = static_cast<size_t>(i % 3);
-        out[i] = (std::clamp(sum, 0.0F, 1.0F) - normalization.mean[channel]) / normalization.std[channel];
-    }
+    });
 }
 
 void cast_floats(const float* in, int64_t count, PixelType type, bool, void* out) {

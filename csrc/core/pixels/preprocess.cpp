@@ -385,13 +385,12 @@ public:
         ring_.resize(static_cast<size_t>(ring_rows_ * row_values_));
         window_.resize(static_cast<size_t>(part.rows->stride));
         sums_.resize(static_cast<size_t>(kSumFloats));
-        line_.resize(static_cast<size_t>(3 * canvas.width));
-        padding_.resize(line_.size());
+        padding_.resize(static_cast<size_t>(3 * canvas.width));
         for (size_t i = 0; i < padding_.size(); ++i) {
             padding_[i] = (0.0F - normalization.mean[i % 3]) / normalization.std[i % 3];
         }
-        line_ = padding_;
         band_.resize(static_cast<size_t>(3 * canvas.width * work.patch_size));
+        for (int64_t dy = 0; dy < work.patch_size; ++dy) pad(dy);
     }
 
     int64_t source_begin() const { return source_begin_; }
@@ -415,23 +414,24 @@ public:
                 const int64_t size = part_->rows->size[index];
                 for (int64_t j = 0; j < size; ++j) window_[static_cast<size_t>(j)] = ring_row(part_->rows->first[index] + j);
                 kernels.sum_rows(window_.data(), &part_->rows->weights[index * static_cast<size_t>(part_->rows->stride)],
-                                 size, 3 * content.width, normalization, line_.data() + 3 * content.left);
-                scatter(line_, canvas_row_ % patch_size);
+                                 size, 3 * content.width, normalization, 3 * content.left, patch_size,
+                                 band_.data() + canvas_row_ % patch_size * 3 * patch_size);
             } else {
-                scatter(padding_, canvas_row_ % patch_size);
+                pad(canvas_row_ % patch_size);
             }
             if ((canvas_row_ + 1) % patch_size == 0) emit(canvas_row_ / patch_size, type, kernels);
         }
     }
 
 private:
-    void scatter(const AlignedVector<float>& line, int64_t dy) {
+    // A row of the band without content. Around content it stays from one band to the next.
+    void pad(int64_t dy) {
         const int64_t values = 3 * work_->patch_size;
         const auto bytes = static_cast<size_t>(values) * sizeof(float);
         const int64_t patches = part_->view->canvas.width / work_->patch_size;
         for (int64_t patch = 0; patch < patches; ++patch) {
             std::memcpy(&band_[static_cast<size_t>(patch * work_->patch_values + dy * values)],
-                        &line[static_cast<size_t>(patch * values)], bytes);
+                        &padding_[static_cast<size_t>(patch * values)], bytes);
         }
     }
 
@@ -447,7 +447,7 @@ private:
     int64_t source_begin_ = 0, source_end_ = 0;
     int64_t canvas_row_ = 0;
     int64_t row_values_ = 0, ring_rows_ = 0;
-    AlignedVector<float> ring_, line_, padding_, band_, sums_;
+    AlignedVector<float> ring_, padding_, band_, sums_;
     std::vector<const float*> window_;
 };
 
