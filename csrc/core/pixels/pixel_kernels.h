@@ -93,9 +93,9 @@ struct PixelKernels {
     void (*sum_columns)(const WindowAxis& axis, const float* columns, int64_t origin, int64_t begin, int64_t end,
                         float* sums, float* const* rows);
 
-    // The same sum over rows, then clipped to 0..1 and normalised: `count` values, the first of them red. They are values
-    // `first` and on of a row of the canvas, and go to its place in patches [patch_size, 3 * patch_size], the first of
-    // which is at `out`.
+    // The same sum over rows, then clipped to 0..1 and normalised: `count` values, whole pixels. They are values `first`
+    // and on of a row of the canvas, and go to its place in patches [patch_size, 3 * patch_size], the first of which is
+    // at `out`.
     void (*sum_rows)(const float* const* rows, const float* weights, int64_t num_rows, int64_t count,
                      const UnitNormalization& normalization, int64_t first, int64_t patch_size, float* out);
 

@@ -234,7 +234,6 @@ class RoundedBands {
 public:
     void start(const RoundedView& part, Resize resize, const PixelKernels& kernels) {
         const ImageWork& work = *part.work;
-        work_ = &work;
         part_ = &part;
         kernels_ = &kernels;
         band_ = part.band_begin;
@@ -249,11 +248,11 @@ public:
     bool is_done() const { return band_ == part_->band_end; }
 
     // The last source row that the next band reads.
-    int64_t last_source_row() const { return first_tap((band_ + 1) * work_->patch_size - 1) + 1; }
+    int64_t last_source_row() const { return first_tap((band_ + 1) * part_->work->patch_size - 1) + 1; }
 
     // Makes the next band, a patch at a time, while the writer is at the tile before.
     void make_band(TileWriter& writer) {
-        const int64_t patches = part_->view->canvas.width / work_->patch_size;
+        const int64_t patches = part_->view->canvas.width / part_->work->patch_size;
         find_rows();
         find_next_rows();
         ahead_.lines_a_patch = ceil_div(num_lines(ahead_), patches);
@@ -274,11 +273,11 @@ private:
 
     // The source rows of each row of the band.
     void find_rows() {
-        const int64_t last_row = work_->job.image.size.height - 1;
+        const int64_t last_row = part_->work->job.image.size.height - 1;
         int64_t top = -1, bottom = -1;
         RowPair pair;
-        for (int64_t dy = 0; dy < work_->patch_size; ++dy) {
-            const int64_t y = band_ * work_->patch_size + dy;
+        for (int64_t dy = 0; dy < part_->work->patch_size; ++dy) {
+            const int64_t y = band_ * part_->work->patch_size + dy;
             const int64_t next_top = first_tap(y), next_bottom = std::min(next_top + 1, last_row);
             if (next_top != top) pair.top = next_top == bottom ? pair.bottom : reader_.row(next_top, 2 * dy);
             if (next_bottom != bottom) pair.bottom = next_bottom == next_top ? pair.top : reader_.row(next_bottom, 2 * dy + 1);
@@ -316,7 +315,6 @@ private:
         ahead_ = {ahead_rows_.data(), ahead_rows_.data() + ahead_rows_.size(), 3 * image.size.width};
     }
 
-    const ImageWork* work_ = nullptr;
     const RoundedView* part_ = nullptr;
     const PixelKernels* kernels_ = nullptr;
     bool chained_ = false;
@@ -490,7 +488,7 @@ void resize_block(const WindowedTask& task, int64_t first_row, WindowedScratch& 
         end = next;
         // Sixteen rows are more streams than the hardware follows: ask for the next columns before summing these.
         for (const uint8_t* row : rows) {
-            for (int64_t byte = 3 * end; byte < 3 * std::min(end + kChunkPixels, image.width); byte += 64) prefetch(row + byte);
+            for (int64_t byte = 3 * end; byte < 3 * std::min(end + kChunkPixels, image.width); byte += kLine) prefetch(row + byte);
         }
         int64_t needed = end;
         for (Part& part : parts) {
