@@ -243,7 +243,7 @@ TEST_P(PixelKernelsTest, SumsColumnsLikeTheScalarLoopHoweverTheyCome) {
 
 TEST_P(PixelKernelsTest, SumsRowsLikeTheScalarLoop) {
     Random random(4);
-    const UnitNormalization normalization{{0.48145466F, 0.0F, 0.40821073F}, {0.26862954F, 1.0F, 0.27577711F}};
+    const UnitNormalization normalization = unit_normalization({0.48145466F, 0.0F, 0.40821073F}, {0.26862954F, 1.0F, 0.27577711F});
     for (const int64_t num_rows : {1, 2, 3, 4, 5, 6, 7, 8, 9, 201, 255, 256, 257, 300}) {
         for (const int64_t count : {3, 6, 15, 18, 21, 24, 27, 30, 45, 48, 51, 69, 72, 75, 96, 291}) {
             std::vector<std::unique_ptr<float[]>> rows;

@@ -57,6 +57,15 @@ ByteNormalization byte_normalization(const std::array<float, 3>& mean, const std
     return result;
 }
 
+UnitNormalization unit_normalization(const std::array<float, 3>& mean, const std::array<float, 3>& std) {
+    UnitNormalization result;
+    for (size_t i = 0; i < result.means.size(); ++i) {
+        result.means[i] = mean[i % 3];
+        result.stds[i] = std[i % 3];
+    }
+    return result;
+}
+
 uint16_t to_bfloat16(float value) {
     const uint32_t bits = bits_of(value);
     return static_cast<uint16_t>((bits + 0x7FFFU + ((bits >> 16) & 1U)) >> 16);

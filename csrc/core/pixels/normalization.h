@@ -35,11 +35,12 @@ struct ByteNormalization {
 
 ByteNormalization byte_normalization(const std::array<float, 3>& mean, const std::array<float, 3>& std);
 
-// (x - mean) / std of float32 values in 0..1.
+// (x - mean) / std of float32 values in 0..1, for interleaved channels from red on.
 struct UnitNormalization {
-    std::array<float, 3> mean;
-    std::array<float, 3> std;
+    std::array<float, 48> means, stds;
 };
+
+UnitNormalization unit_normalization(const std::array<float, 3>& mean, const std::array<float, 3>& std);
 
 // 16-bit rounding to nearest, ties to even.
 uint16_t to_bfloat16(float value);

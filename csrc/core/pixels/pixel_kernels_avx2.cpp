@@ -165,11 +165,6 @@ struct ChannelVectors {
     explicit ChannelVectors(const float* lanes) {
         for (int i = 0; i < 3; ++i) v[i] = _mm256_loadu_ps(lanes + 8 * i);
     }
-    explicit ChannelVectors(const std::array<float, 3>& channels) {
-        float lanes[24];
-        for (size_t i = 0; i < 24; ++i) lanes[i] = channels[i % 3];
-        *this = ChannelVectors(lanes);
-    }
 };
 
 template <bool kTies>  // whether a value may lie halfway between two results
@@ -343,7 +338,7 @@ void sum_columns(const WindowAxis& axis, const float* columns, int64_t origin, i
 
 void sum_rows(const float* const* rows, const float* weights, int64_t num_rows, int64_t count,
               const UnitNormalization& normalization, int64_t first, int64_t patch_size, float* out) {
-    const ChannelVectors mean(normalization.mean), std(normalization.std);
+    const ChannelVectors mean(normalization.means.data()), std(normalization.stds.data());
     const __m256 zero = _mm256_setzero_ps(), one = _mm256_set1_ps(1.0F);
     const int64_t unfused = 1 + (num_rows - 1) / 4 * 4;
     const __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);

@@ -212,11 +212,6 @@ struct ChannelVectors {
     explicit ChannelVectors(const float* lanes) {
         for (int i = 0; i < 3; ++i) v[i] = _mm512_loadu_ps(lanes + 16 * i);
     }
-    explicit ChannelVectors(const std::array<float, 3>& channels) {
-        float lanes[48];
-        for (size_t i = 0; i < 48; ++i) lanes[i] = channels[i % 3];
-        *this = ChannelVectors(lanes);
-    }
 };
 
 __m512i bfloat16_bits(__m512 value) {  // in the high half of each lane
@@ -478,7 +473,7 @@ void sum_columns(const WindowAxis& axis, const float* columns, int64_t origin, i
 
 void sum_rows(const float* const* rows, const float* weights, int64_t num_rows, int64_t count,
               const UnitNormalization& normalization, int64_t first, int64_t patch_size, float* out) {
-    const ChannelVectors mean(normalization.mean), std(normalization.std);
+    const ChannelVectors mean(normalization.means.data()), std(normalization.stds.data());
     const __m512 zero = _mm512_setzero_ps(), one = _mm512_set1_ps(1.0F);
     const int64_t unfused = 1 + (num_rows - 1) / 4 * 4;
     const auto sum = [&](int64_t i, int64_t left, float* to) {  // 48 values or those that are left

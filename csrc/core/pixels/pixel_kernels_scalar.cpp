@@ -124,7 +124,7 @@ void sum_rows(const float* const* rows, const float* weights, int64_t num_rows, 
                 sum = j < unfused ? sum + rows[j][i] * weights[j] : std::fma(rows[j][i], weights[j], sum);
             }
             const auto channel = static_cast<size_t>(i % 3);
-            *to++ = (std::clamp(sum, 0.0F, 1.0F) - normalization.mean[channel]) / normalization.std[channel];
+            *to++ = (std::clamp(sum, 0.0F, 1.0F) - normalization.means[channel]) / normalization.stds[channel];
         }
     });
 }

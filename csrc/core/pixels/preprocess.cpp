@@ -379,13 +379,13 @@ public:
         canvas_row_ = part.band_begin * work.patch_size;
         const Size canvas = part.view->canvas;
         row_values_ = static_cast<int64_t>(whole_lines<float>(static_cast<size_t>(3 * part.view->content.width + 48)));
-        ring_rows_ = (part.rows->stride + 2 * kLanes - 1) / kLanes * kLanes;
+        ring_rows_ = part.rows->stride - 1 + kLanes;  // what a window that is not complete has, and a block
         ring_.resize(static_cast<size_t>(ring_rows_ * row_values_));
         window_.resize(static_cast<size_t>(part.rows->stride));
         sums_.resize(static_cast<size_t>(kSumFloats));
         padding_.resize(static_cast<size_t>(3 * canvas.width));
         for (size_t i = 0; i < padding_.size(); ++i) {
-            padding_[i] = (0.0F - normalization.mean[i % 3]) / normalization.std[i % 3];
+            padding_[i] = (0.0F - normalization.means[i % 3]) / normalization.stds[i % 3];
         }
         band_.resize(static_cast<size_t>(3 * canvas.width * work.patch_size));
         for (int64_t dy = 0; dy < work.patch_size; ++dy) pad(dy);
@@ -566,7 +566,7 @@ Preprocessor::Preprocessor(const PixelRule& rule, PixelType type)
     : rule_(rule),
       type_(type),
       byte_normalization_(byte_normalization(rule.mean, rule.std)),
-      unit_normalization_{rule.mean, rule.std},
+      unit_normalization_(unit_normalization(rule.mean, rule.std)),
       tables_(std::make_shared<AxisTables>()) {
     for (const float value : rule.std) {
         if (!(value > 0)) throw std::invalid_argument("[preprocess] image_std must be above 0, got " + std::to_string(value));
