@@ -95,14 +95,6 @@ void for_crops(const ImageWork& work, const ViewTargets& view, int64_t band, con
     }
 }
 
-void prefetch_to_write(const void* address) {
-#if defined(__GNUC__)
-    __builtin_prefetch(address, 1, 3);
-#else
-    static_cast<void>(address);
-#endif
-}
-
 // -- rounded -------------------------------------------------------------------------------------------------------
 
 // One view within a task: some of its bands.
@@ -132,6 +124,69 @@ void foresee(std::vector<RoundedTask>& tasks, size_t num_threads) {
     }
 }
 
+// What a task writes of one crop, in the order of memory: whole blocks, as far as there are, each of them whole cache
+// lines, pixels and vectors. The values behind the last one are kept until more come: a line that is written in two
+// parts has to be fetched from memory.
+class CropStream {
+public:
+    static constexpr int64_t kBlock = 192;
+
+    struct Run {
+        const uint8_t* from = nullptr;
+        int64_t count = 0;  // values
+        int64_t channel = 0;
+        uint8_t* to = nullptr;
+    };
+
+    // Takes the next values, which go to `to`. What is left to be written later, while they are where they are, is
+    // returned; the rest goes through `write` at once, a run at a time.
+    template <typename Write>
+    Run take(const uint8_t* from, int64_t count, uint8_t* to, int64_t element_bytes, const Write& write) {
+        if (to_ == nullptr) {
+            to_ = to;
+            const auto to_line = static_cast<int64_t>(-reinterpret_cast<uintptr_t>(to) & 63U);
+            const int64_t head = std::min(to_line / element_bytes, count);
+            put({from, head, 0, to_}, element_bytes, write);
+            channel_ = head % 3;
+            from += head;
+            count -= head;
+        }
+        if (kept_ > 0) {
+            const int64_t n = std::min(kBlock - kept_, count);
+            std::memcpy(bytes_ + kept_, from, static_cast<size_t>(n));
+            kept_ += n;
+            from += n;
+            count -= n;
+            if (kept_ < kBlock) return {};
+            flush(element_bytes, write);
+        }
+        kept_ = count % kBlock;
+        const Run run{from, count - kept_, channel_, to_};
+        to_ += run.count * element_bytes;
+        std::memcpy(bytes_, from + run.count, static_cast<size_t>(kept_));
+        return run;
+    }
+
+    // Writes what is kept.
+    template <typename Write>
+    void flush(int64_t element_bytes, const Write& write) {
+        put({bytes_, kept_, channel_, to_}, element_bytes, write);
+        kept_ = 0;
+    }
+
+private:
+    template <typename Write>
+    void put(const Run& run, int64_t element_bytes, const Write& write) {
+        if (run.count > 0) write(run);
+        to_ += run.count * element_bytes;
+    }
+
+    uint8_t* to_ = nullptr;  // where what is kept goes
+    int64_t kept_ = 0;
+    int64_t channel_ = 0;  // of a block's first value
+    uint8_t bytes_[kBlock];
+};
+
 // Writes a tile, some patches of a band, while the next one is made. Stores past the caches take as long as the
 // arithmetic does, and run beside it if they come a few kilobytes at a time, which the processor's store buffer holds,
 // and if what is stored beside them lies in the first cache.
@@ -143,6 +198,7 @@ public:
     void start(const ImageWork& work) {
         work_ = &work;
         for (AlignedVector<uint8_t>& tile : tiles_) tile.resize(static_cast<size_t>(kTilePatches * work.patch_values));
+        streams_.resize(static_cast<size_t>(work.job.layout->num_crops));
     }
 
     // The tiles that follow are of this band.
@@ -161,57 +217,58 @@ public:
         if (left_ == 0) return;
         if (share_ == 0) share_ = ceil_div(left_, steps);
         due_ += share_;
-        if (due_ > 0) due_ -= write(due_);
+        if (due_ > 0) due_ -= write_some(due_);
     }
 
     // The next tile is made: patches [begin, end) of the band. The one before is finished first.
     void turn(int64_t begin, int64_t end) {
-        finish();
+        finish_tile();
         runs_.clear();
         run_ = 0;
         share_ = 0;
         due_ = 0;
+        const auto now = [this](const CropStream::Run& run) { write(run, run.count); };
         for (const CropTarget& crop : crops_) {
             const int64_t first = std::max(begin, crop.patch_col);
             const int64_t count = (std::min(end, crop.patch_col + work_->crop_patches) - first) * work_->patch_values;
             if (count <= 0) continue;
             const int64_t element = bytes_of(type_);
             uint8_t* to = work_->place(crop, band_, element) + (first - crop.patch_col) * work_->patch_values * element;
-            // Lines that a run shares with its neighbours are written through the caches, and fetched for that.
-            prefetch_to_write(to);
-            prefetch_to_write(to + count * element - 1);
-            runs_.push_back({place(first - begin), count, 0, to});
-            left_ += count;
+            const CropStream::Run run = streams_[static_cast<size_t>(crop.index)].take(place(first - begin), count, to, element, now);
+            if (run.count == 0) continue;
+            runs_.push_back(run);
+            left_ += run.count;
         }
         next_ = 1 - next_;
     }
 
     void finish() {
-        while (left_ > 0) write(left_);
+        finish_tile();
+        for (CropStream& stream : streams_) {
+            stream.flush(bytes_of(type_), [this](const CropStream::Run& run) { write(run, run.count); });
+        }
     }
 
 private:
-    struct Run {
-        const uint8_t* from;
-        int64_t count, done;  // values
-        uint8_t* to;
-    };
+    void write(const CropStream::Run& run, int64_t count) {
+        kernels_.normalize_bytes(normalization_, run.from, count, run.channel, type_, work_->stream, run.to);
+    }
 
-    // At least `values`, as far as one run goes; it ends on a cache line and a whole number of pixels and vectors.
-    // Returns how many.
-    int64_t write(int64_t values) {
-        constexpr int64_t kWhole = 192;
-        Run& run = runs_[run_];
-        const int64_t element = bytes_of(type_);
-        const auto to_line = static_cast<int64_t>(-reinterpret_cast<uintptr_t>(run.to) & 63U);
-        const int64_t head = run.done > 0 ? 0 : element == 4 ? to_line / 4 : to_line / 2;
-        const int64_t count = std::min(head + ceil_div(values, kWhole) * kWhole, run.count - run.done);
-        kernels_.normalize_bytes(normalization_, run.from + run.done, count, run.done % 3, type_, work_->stream,
-                                 run.to + run.done * element);
-        run.done += count;
+    // At least `values`, as far as one run goes, in whole blocks. Returns how many.
+    int64_t write_some(int64_t values) {
+        CropStream::Run& run = runs_[run_];
+        const int64_t count = std::min(ceil_div(values, CropStream::kBlock) * CropStream::kBlock, run.count);
+        write(run, count);
+        run.from += count;
+        run.to += count * bytes_of(type_);
+        run.count -= count;
         left_ -= count;
-        if (run.done == run.count) ++run_;
+        if (run.count == 0) ++run_;
         return count;
+    }
+
+    void finish_tile() {
+        while (left_ > 0) write_some(left_);
     }
 
     const ByteNormalization& normalization_;
@@ -222,7 +279,8 @@ private:
     size_t next_ = 0;
     int64_t band_ = 0;
     std::vector<CropTarget> crops_;  // that take from the band
-    std::vector<Run> runs_;
+    std::vector<CropStream> streams_;
+    std::vector<CropStream::Run> runs_;
     size_t run_ = 0;
     int64_t left_ = 0;   // values
     int64_t share_ = 0;  // of them in each step
