@@ -73,9 +73,10 @@ class Preprocessor:
 
     A Preprocessor may be shared by threads, copied, pickled, and used in the children of a fork.
 
-    Memory: beyond the output, a thread holds 64 patches as bytes, and copies of the source rows of a band of patches
-    where an image's pixels are not packed; with antialias, a band of patches of each canvas, as floats, and as many
-    horizontally resized rows as the longest window of the vertical pass and 16. Row buffers are kept by the thread.
+    Memory: beyond the output, a thread holds 64 patches and up to 192 values of each crop as bytes, and copies of the
+    source rows of a band of patches where an image's pixels are not packed; with antialias, a band of patches of each
+    canvas, as floats, and as many horizontally resized rows as the longest window of the vertical pass and 16. Row
+    buffers are kept by the thread.
     Outputs that are not given come from a pool that keeps up to 256 MB for reuse once nothing refers to them.
 
     On a CUDA device the crops are cut in one launch, with antialias in two, on the current stream, and the host does

@@ -5,6 +5,8 @@
 #include <stdexcept>
 #include <thread>
 
+#include "pixels/crop_stream.h"
+
 namespace maxcrops_test {
 namespace {
 
@@ -393,6 +395,51 @@ TEST(Refusals, SayWhatCannotBeCut) {
             expect_refused(resize, spec, {70, 100}, "rounded pixels have no padding");
         }
         EXPECT_NO_THROW(require_executable(clip_rule(Resize::kBilinearAntialias), layout_of(spec, {70, 100})));
+    }
+}
+
+// -- the order of memory ------------------------------------------------------------------------------------------
+
+TEST(CropStreams, WriteEachValueOnceAndNoLineInTwoParts) {
+    Random random(6);
+    for (const int64_t element : {4, 2}) {
+        for (int64_t misalignment = 0; misalignment < 64; misalignment += element) {
+            const int64_t total = 3 * random(0, 2000);
+            const auto values = exact<uint8_t>(total);
+            fill_random(static_cast<uint64_t>(total), values.get(), total);
+            Guarded out(total * element, 0, misalignment);
+            std::vector<uintptr_t> ends;  // of the writes
+            const auto write = [&](const CropStream::Run& run) {
+                if (run.count == 0) return;
+                EXPECT_EQ(run.channel, (run.to - out.data()) / element % 3);
+                for (int64_t i = 0; i < run.count * element; ++i) {
+                    EXPECT_EQ(run.to[i], 0);
+                    run.to[i] = static_cast<uint8_t>(1 + run.from[i / element] / 2);
+                }
+                for (uint8_t* end : {run.to, run.to + run.count * element}) ends.push_back(reinterpret_cast<uintptr_t>(end));
+            };
+            CropStream stream;
+            CropStream::Run later;
+            for (int64_t at = 0; at < total;) {
+                const int64_t count = std::min(3 * random(1, 300), total - at);
+                const CropStream::Run run = stream.take(values.get() + at, count, out.data() + at * element, element, write);
+                EXPECT_EQ(run.count % CropStream::kBlock, 0);
+                write(later);
+                later = run;
+                at += count;
+            }
+            write(later);
+            stream.flush(element, write);
+            const Bytes content = out.content();
+            for (int64_t i = 0; i < total * element; ++i) {
+                ASSERT_EQ(content[static_cast<size_t>(i)], 1 + values[static_cast<size_t>(i / element)] / 2) << i << " of " << total;
+            }
+            EXPECT_TRUE(out.intact());
+            for (const uintptr_t end : ends) {
+                const auto from_begin = static_cast<int64_t>(end - reinterpret_cast<uintptr_t>(out.data()));
+                EXPECT_TRUE(end % 64 == 0 || from_begin == 0 || from_begin == total * element) << from_begin << " of " << total;
+            }
+        }
     }
 }
 

@@ -7,6 +7,7 @@
 
 #include "aligned_vector.h"
 #include "axis_tables.h"
+#include "crop_stream.h"
 #include "device_plan.h"
 #include "row_reader.h"
 #include "rows_ahead.h"
@@ -123,69 +124,6 @@ void foresee(std::vector<RoundedTask>& tasks, size_t num_threads) {
         }
     }
 }
-
-// What a task writes of one crop, in the order of memory: whole blocks, as far as there are, each of them whole cache
-// lines, pixels and vectors. The values behind the last one are kept until more come: a line that is written in two
-// parts has to be fetched from memory.
-class CropStream {
-public:
-    static constexpr int64_t kBlock = 192;
-
-    struct Run {
-        const uint8_t* from = nullptr;
-        int64_t count = 0;  // values
-        int64_t channel = 0;
-        uint8_t* to = nullptr;
-    };
-
-    // Takes the next values, which go to `to`. What is left to be written later, while they are where they are, is
-    // returned; the rest goes through `write` at once, a run at a time.
-    template <typename Write>
-    Run take(const uint8_t* from, int64_t count, uint8_t* to, int64_t element_bytes, const Write& write) {
-        if (to_ == nullptr) {
-            to_ = to;
-            const auto to_line = static_cast<int64_t>(-reinterpret_cast<uintptr_t>(to) & 63U);
-            const int64_t head = std::min(to_line / element_bytes, count);
-            put({from, head, 0, to_}, element_bytes, write);
-            channel_ = head % 3;
-            from += head;
-            count -= head;
-        }
-        if (kept_ > 0) {
-            const int64_t n = std::min(kBlock - kept_, count);
-            std::memcpy(bytes_ + kept_, from, static_cast<size_t>(n));
-            kept_ += n;
-            from += n;
-            count -= n;
-            if (kept_ < kBlock) return {};
-            flush(element_bytes, write);
-        }
-        kept_ = count % kBlock;
-        const Run run{from, count - kept_, channel_, to_};
-        to_ += run.count * element_bytes;
-        std::memcpy(bytes_, from + run.count, static_cast<size_t>(kept_));
-        return run;
-    }
-
-    // Writes what is kept.
-    template <typename Write>
-    void flush(int64_t element_bytes, const Write& write) {
-        put({bytes_, kept_, channel_, to_}, element_bytes, write);
-        kept_ = 0;
-    }
-
-private:
-    template <typename Write>
-    void put(const Run& run, int64_t element_bytes, const Write& write) {
-        if (run.count > 0) write(run);
-        to_ += run.count * element_bytes;
-    }
-
-    uint8_t* to_ = nullptr;  // where what is kept goes
-    int64_t kept_ = 0;
-    int64_t channel_ = 0;  // of a block's first value
-    uint8_t bytes_[kBlock];
-};
 
 // Writes a tile, some patches of a band, while the next one is made. Stores past the caches take as long as the
 // arithmetic does, and run beside it if they come a few kilobytes at a time, which the processor's store buffer holds,
