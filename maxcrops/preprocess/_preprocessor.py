@@ -76,8 +76,8 @@ class Preprocessor:
     Memory: beyond the output, a thread holds 64 patches and up to 192 values of each crop as bytes, and copies of the
     source rows of a band of patches where an image's pixels are not packed; with antialias, a band of patches of each
     canvas, as floats, and as many horizontally resized rows as the longest window of the vertical pass and 16. Row
-    buffers are kept by the thread.
-    Outputs that are not given come from a pool that keeps up to 256 MB for reuse once nothing refers to them.
+    buffers are kept by the thread. Outputs that are not given come from a pool that keeps up to 256 MB for reuse once
+    nothing refers to them.
 
     On a CUDA device the crops are cut in one launch, with antialias in two, on the current stream, and the host does
     not wait for it. Images may be tensors there, whose memory is read as it lies, or on the CPU, from where they are

@@ -12,12 +12,12 @@ namespace maxcrops {
 // come: a line that is written in two parts has to be fetched from memory.
 class CropStream {
 public:
-    static constexpr int64_t kBlock = 192;
+    static constexpr int64_t kBlock = 192;  // values, of 2 or 4 bytes
 
     struct Run {
         const uint8_t* from = nullptr;
         int64_t count = 0;  // values
-        int64_t channel = 0;
+        int64_t channel = 0;  // of the first one
         uint8_t* to = nullptr;
     };
 
